@@ -1,0 +1,37 @@
+// The recycling allocator behind outputs and scratch. A fresh page costs a fault, which is more
+// than many ops take; so blocks come back here instead of going back to the system.
+#pragma once
+#include <cstddef>
+
+namespace arraynn {
+
+struct Block {
+  void* data;
+  size_t capacity;
+};
+
+// 64-byte aligned; 2 MiB aligned and advised for huge pages from 2 MiB up. Throws std::bad_alloc.
+Block acquire(size_t bytes);
+void release(Block block) noexcept;
+
+// Idle bytes are bounded (an eighth of the memory, at most 1 GiB). Under pressure the system takes
+// the pages of large idle blocks by itself: they are marked free (MADV_FREE) while they wait.
+size_t idle_bytes();
+void trim() noexcept;  // return every idle block to the system
+
+// A block held for the length of a call.
+class Scratch {
+ public:
+  explicit Scratch(size_t bytes) : block_(bytes ? acquire(bytes) : Block{nullptr, 0}) {}
+  ~Scratch() {
+    if (block_.data) release(block_);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  void* data() const { return block_.data; }
+
+ private:
+  Block block_;
+};
+
+}  // namespace arraynn

@@ -1,0 +1,110 @@
+#include "core/threads.h"
+
+#include <omp.h>
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+
+namespace arraynn {
+
+namespace {
+
+std::atomic<int> requested{0};
+std::atomic<bool> forked{false};
+
+// CPUs per second of wall time that a cgroup file grants, or a large number without a limit.
+double quota(const char* path) {
+  std::FILE* file = std::fopen(path, "r");
+  if (!file) return 1e9;
+  char first[32] = "";
+  double period = 0;
+  int fields = std::fscanf(file, "%31s %lf", first, &period);
+  std::fclose(file);
+  double allowed = 0;
+  if (fields != 2 || period <= 0 || std::sscanf(first, "%lf", &allowed) != 1) return 1e9;
+  return allowed / period;
+}
+
+// cgroup v2 nests: every level up to the root may set a quota, and the smallest one holds.
+double cgroup_quota() {
+  double smallest = quota("/sys/fs/cgroup/cpu.max");
+  std::FILE* file = std::fopen("/proc/self/cgroup", "r");
+  if (!file) return smallest;
+  char line[1024];
+  while (std::fgets(line, sizeof line, file)) {
+    if (std::strncmp(line, "0::/", 4) != 0) continue;
+    line[std::strcspn(line, "\n")] = 0;
+    for (char* path = line + 3; *path;) {
+      char full[1100];
+      std::snprintf(full, sizeof full, "/sys/fs/cgroup%s/cpu.max", path);
+      smallest = std::min(smallest, quota(full));
+      char* slash = std::strrchr(path, '/');
+      if (!slash) break;
+      *slash = 0;
+    }
+  }
+  std::fclose(file);
+  return smallest;
+}
+
+int detect_cpus() {
+  cpu_set_t set;
+  int cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : omp_get_num_procs();
+  double allowed = cgroup_quota();
+  if (allowed < cpus) cpus = static_cast<int>(allowed + 0.999);
+  return std::max(cpus, 1);
+}
+
+}  // namespace
+
+int available_cpus() {
+  static const int cpus = [] {
+    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+    return detect_cpus();
+  }();
+  return cpus;
+}
+
+int num_threads() {
+  int cpus = available_cpus();
+  if (forked.load(std::memory_order_relaxed)) return 1;
+  int wanted = requested.load(std::memory_order_relaxed);
+  if (wanted > 0) return wanted;
+  return std::max(1, std::min(cpus, omp_get_max_threads()));
+}
+
+void set_num_threads(int count) { requested = count; }
+
+void run_tasks(int64_t count, Task task, void* context) {
+  int threads = static_cast<int>(std::min<int64_t>(num_threads(), count));
+  if (threads <= 1) {
+    for (int64_t i = 0; i < count; ++i) task(context, i, 0);
+    return;
+  }
+#pragma omp parallel num_threads(threads)
+  {
+    int worker = omp_get_thread_num();
+#pragma omp for schedule(dynamic, 1) nowait
+    for (int64_t i = 0; i < count; ++i) task(context, i, worker);
+  }
+}
+
+void run_team(int limit, Member member, void* context) {
+  int threads = std::min(num_threads(), limit);
+  if (threads <= 1) {
+    member(context, 0, 1);
+    return;
+  }
+#pragma omp parallel num_threads(threads)
+  member(context, omp_get_thread_num(), omp_get_num_threads());
+}
+
+void team_barrier() {
+#pragma omp barrier
+}
+
+}  // namespace arraynn

@@ -1,0 +1,26 @@
+// Threads: how many, and the two ways to use them. Kernels come here through cpu/parallel.h.
+#pragma once
+#include <cstdint>
+
+namespace arraynn {
+
+// The number of threads the next parallel call may use; never more than OpenMP allows the caller
+// (threadpoolctl, OMP_NUM_THREADS), and 1 in a child forked from a process that had used threads,
+// because libgomp's workers do not survive a fork.
+int num_threads();
+void set_num_threads(int count);  // 0: back to the default
+
+// The smaller of the CPU affinity and the cgroup's CPU quota, rounded up.
+int available_cpus();
+
+// task(context, index, worker) for every index in [0, count), in any order; worker < num_threads().
+using Task = void (*)(void* context, int64_t index, int worker);
+void run_tasks(int64_t count, Task task, void* context);
+
+// member(context, worker, workers) once on each of at most `limit` threads, all at the same time;
+// team_barrier() inside waits for the whole team.
+using Member = void (*)(void* context, int worker, int workers);
+void run_team(int limit, Member member, void* context);
+void team_barrier();
+
+}  // namespace arraynn

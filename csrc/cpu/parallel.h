@@ -1,0 +1,51 @@
+// How kernels use threads: core/threads.h for lambdas. Work is cut by shape alone, so that the
+// results are the same bits for any number of threads.
+#pragma once
+#include <cstdint>
+
+#include "core/array.h"
+#include "core/threads.h"
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+namespace {
+
+// f(index, worker) for every index in [0, count).
+template <class F>
+void parallel_for(int64_t count, const F& f) {
+  run_tasks(
+      count, [](void* context, int64_t index, int worker) { (*static_cast<const F*>(context))(index, worker); },
+      const_cast<F*>(&f));
+}
+
+// f(begin, end) over [0, n) in chunks of at least `grain`, at most 256 of them.
+template <class F>
+void parallel_chunks(int64_t n, int64_t grain, const F& f) {
+  if (n <= 0) return;
+  int64_t chunk = n / 256 > grain ? n / 256 + 1 : grain;
+  int64_t count = (n + chunk - 1) / chunk;
+  parallel_for(count, [&](int64_t index, int) {
+    int64_t begin = index * chunk;
+    f(begin, begin + chunk < n ? begin + chunk : n);
+  });
+}
+
+// f(worker, workers) on each thread of one team.
+template <class F>
+void parallel_team(int limit, const F& f) {
+  run_team(
+      limit,
+      [](void* context, int worker, int workers) { (*static_cast<const F*>(context))(worker, workers); },
+      const_cast<F*>(&f));
+}
+
+// Calls f with a value of the C++ type of a floating dtype.
+template <class F>
+void dispatch_float(DType dtype, const F& f) {
+  if (dtype == DType::float32)
+    f(float{});
+  else
+    f(double{});
+}
+
+}  // namespace
+}  // namespace arraynn::cpu::ARRAYNN_ISA

@@ -1,0 +1,40 @@
+// AVX2 and FMA: 16 registers of 8 floats or 4 doubles. Masked stores are microcoded on some AMD
+// cores, so tails are stored lane by lane from a copy.
+#pragma once
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+namespace {
+
+ARRAYNN_INLINE vf32 fma(vf32 a, vf32 b, vf32 c) { return _mm256_fmadd_ps(a, b, c); }
+ARRAYNN_INLINE vf64 fma(vf64 a, vf64 b, vf64 c) { return _mm256_fmadd_pd(a, b, c); }
+ARRAYNN_INLINE vf32 max(vf32 a, vf32 b) { return _mm256_max_ps(a, b); }
+ARRAYNN_INLINE vf64 max(vf64 a, vf64 b) { return _mm256_max_pd(a, b); }
+ARRAYNN_INLINE vf32 min(vf32 a, vf32 b) { return _mm256_min_ps(a, b); }
+ARRAYNN_INLINE vf64 min(vf64 a, vf64 b) { return _mm256_min_pd(a, b); }
+ARRAYNN_INLINE vf32 sqrt(vf32 a) { return _mm256_sqrt_ps(a); }
+ARRAYNN_INLINE vf64 sqrt(vf64 a) { return _mm256_sqrt_pd(a); }
+ARRAYNN_INLINE vf32 nearest(vf32 a) { return _mm256_round_ps(a, 8); }
+ARRAYNN_INLINE vf64 nearest(vf64 a) { return _mm256_round_pd(a, 8); }
+
+// Lanes lo <= i < hi of p[0..lanes); the others are zero and their memory is not touched.
+ARRAYNN_INLINE vf32 load_range(const float* p, int lo, int hi) {
+  const vi32 index = {0, 1, 2, 3, 4, 5, 6, 7};
+  vi32 keep = (index >= lo) & (index < hi);
+  return _mm256_maskload_ps(p, (__m256i)keep);
+}
+ARRAYNN_INLINE vf64 load_range(const double* p, int lo, int hi) {
+  const vi64 index = {0, 1, 2, 3};
+  vi64 keep = (index >= lo) & (index < hi);
+  return _mm256_maskload_pd(p, (__m256i)keep);
+}
+ARRAYNN_INLINE vf32 load_first(const float* p, int n) { return load_range(p, 0, n); }
+ARRAYNN_INLINE vf64 load_first(const double* p, int n) { return load_range(p, 0, n); }
+ARRAYNN_INLINE void store_first(float* p, vf32 v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+}
+ARRAYNN_INLINE void store_first(double* p, vf64 v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+}
+
+}  // namespace
+}  // namespace arraynn::cpu::ARRAYNN_ISA

@@ -1,0 +1,40 @@
+// AVX-512 (F, BW, DQ, VL): 32 registers of 16 floats or 8 doubles, masks for every tail.
+#pragma once
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+namespace {
+
+ARRAYNN_INLINE vf32 fma(vf32 a, vf32 b, vf32 c) { return _mm512_fmadd_ps(a, b, c); }
+ARRAYNN_INLINE vf64 fma(vf64 a, vf64 b, vf64 c) { return _mm512_fmadd_pd(a, b, c); }
+ARRAYNN_INLINE vf32 max(vf32 a, vf32 b) { return _mm512_max_ps(a, b); }
+ARRAYNN_INLINE vf64 max(vf64 a, vf64 b) { return _mm512_max_pd(a, b); }
+ARRAYNN_INLINE vf32 min(vf32 a, vf32 b) { return _mm512_min_ps(a, b); }
+ARRAYNN_INLINE vf64 min(vf64 a, vf64 b) { return _mm512_min_pd(a, b); }
+ARRAYNN_INLINE vf32 sqrt(vf32 a) { return _mm512_sqrt_ps(a); }
+ARRAYNN_INLINE vf64 sqrt(vf64 a) { return _mm512_sqrt_pd(a); }
+ARRAYNN_INLINE vf32 nearest(vf32 a) { return _mm512_roundscale_ps(a, 0); }
+ARRAYNN_INLINE vf64 nearest(vf64 a) { return _mm512_roundscale_pd(a, 0); }
+
+// The first n lanes, 0 <= n <= lanes; the others are zero.
+ARRAYNN_INLINE vf32 load_first(const float* p, int n) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+}
+ARRAYNN_INLINE vf64 load_first(const double* p, int n) {
+  return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+}
+ARRAYNN_INLINE void store_first(float* p, vf32 v, int n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+}
+ARRAYNN_INLINE void store_first(double* p, vf64 v, int n) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), v);
+}
+// Lanes lo <= i < hi of p[0..lanes); the others are zero and their memory is not touched.
+ARRAYNN_INLINE vf32 load_range(const float* p, int lo, int hi) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>(((1u << hi) - 1) & ~((1u << lo) - 1)), p);
+}
+ARRAYNN_INLINE vf64 load_range(const double* p, int lo, int hi) {
+  return _mm512_maskz_loadu_pd(static_cast<__mmask8>(((1u << hi) - 1) & ~((1u << lo) - 1)), p);
+}
+
+}  // namespace
+}  // namespace arraynn::cpu::ARRAYNN_ISA

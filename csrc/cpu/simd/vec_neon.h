@@ -1,0 +1,27 @@
+// NEON on aarch64: 32 registers of 4 floats or 2 doubles, with FMA.
+#pragma once
+#include <arm_neon.h>
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+namespace {
+
+ARRAYNN_INLINE vf32 fma(vf32 a, vf32 b, vf32 c) {
+  return (vf32)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+ARRAYNN_INLINE vf64 fma(vf64 a, vf64 b, vf64 c) {
+  return (vf64)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+// As x86 does it: the second operand where either is NaN.
+ARRAYNN_INLINE vf32 max(vf32 a, vf32 b) { return a > b ? a : b; }
+ARRAYNN_INLINE vf64 max(vf64 a, vf64 b) { return a > b ? a : b; }
+ARRAYNN_INLINE vf32 min(vf32 a, vf32 b) { return a < b ? a : b; }
+ARRAYNN_INLINE vf64 min(vf64 a, vf64 b) { return a < b ? a : b; }
+ARRAYNN_INLINE vf32 sqrt(vf32 a) { return (vf32)vsqrtq_f32((float32x4_t)a); }
+ARRAYNN_INLINE vf64 sqrt(vf64 a) { return (vf64)vsqrtq_f64((float64x2_t)a); }
+ARRAYNN_INLINE vf32 nearest(vf32 a) { return (vf32)vrndnq_f32((float32x4_t)a); }
+ARRAYNN_INLINE vf64 nearest(vf64 a) { return (vf64)vrndnq_f64((float64x2_t)a); }
+
+}  // namespace
+}  // namespace arraynn::cpu::ARRAYNN_ISA
+
+#include "cpu/simd/vec_partial.h"

@@ -1,0 +1,21 @@
+// The x86-64-v2 baseline (SSE4.2): 16 registers of 4 floats or 2 doubles and no FMA, so fma rounds twice.
+#pragma once
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+namespace {
+
+ARRAYNN_INLINE vf32 fma(vf32 a, vf32 b, vf32 c) { return a * b + c; }
+ARRAYNN_INLINE vf64 fma(vf64 a, vf64 b, vf64 c) { return a * b + c; }
+ARRAYNN_INLINE vf32 max(vf32 a, vf32 b) { return _mm_max_ps(a, b); }
+ARRAYNN_INLINE vf64 max(vf64 a, vf64 b) { return _mm_max_pd(a, b); }
+ARRAYNN_INLINE vf32 min(vf32 a, vf32 b) { return _mm_min_ps(a, b); }
+ARRAYNN_INLINE vf64 min(vf64 a, vf64 b) { return _mm_min_pd(a, b); }
+ARRAYNN_INLINE vf32 sqrt(vf32 a) { return _mm_sqrt_ps(a); }
+ARRAYNN_INLINE vf64 sqrt(vf64 a) { return _mm_sqrt_pd(a); }
+ARRAYNN_INLINE vf32 nearest(vf32 a) { return _mm_round_ps(a, 8); }
+ARRAYNN_INLINE vf64 nearest(vf64 a) { return _mm_round_pd(a, 8); }
+
+}  // namespace
+}  // namespace arraynn::cpu::ARRAYNN_ISA
+
+#include "cpu/simd/vec_partial.h"

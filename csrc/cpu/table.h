@@ -1,0 +1,27 @@
+// The seam between ops/ and the kernels: one pointer per line of kernels.def.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "core/array.h"
+#include "ops/activation.h"
+#include "ops/conv.h"
+#include "ops/cross_entropy.h"
+#include "ops/dropout.h"
+#include "ops/linear.h"
+#include "ops/loss.h"
+#include "ops/optimizer.h"
+#include "ops/pool.h"
+#include "ops/rnn.h"
+
+namespace arraynn {
+
+struct KernelTable {
+#define ARRAYNN_KERNEL(result, name, parameters) result(*name) parameters;
+#include "cpu/kernels.def"
+#undef ARRAYNN_KERNEL
+};
+
+extern const KernelTable table_baseline, table_avx2, table_avx512;
+
+}  // namespace arraynn

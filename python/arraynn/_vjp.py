@@ -1,0 +1,136 @@
+"""``vjp``: an op's output together with the function that pulls a cotangent back through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class _Rule(NamedTuple):
+    names: tuple[str, ...]  # the op's differentiable arguments, in signature order
+    forward: Callable[..., tuple[Any, Callable[..., tuple[Any, ...]]]]
+
+
+_rules: dict[Callable[..., Any], _Rule] = {}
+
+
+def defvjp(op: Callable[..., Any], *names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as the rule of `op`, differentiable in `names`.
+
+    A rule has the op's own parameters (without ``out``) behind a leading `wanted`, one bool per
+    name, and returns ``(out, pull)``; ``pull(cotangent)`` gets a cotangent complete and checked
+    and returns one gradient per name, None where it was not wanted or the argument is None.
+    """
+
+    def register(rule: Callable[..., Any]) -> Callable[..., Any]:
+        _rules[op] = _Rule(names, rule)
+        return rule
+
+    return register
+
+
+def differentiable(op: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the arguments that `vjp` differentiates `op` in."""
+    return _rule_of(op).names
+
+
+def _rule_of(op: Callable[..., Any]) -> _Rule:
+    try:
+        return _rules[op]
+    except (KeyError, TypeError):
+        name = getattr(op, "__name__", repr(op))
+        raise TypeError(f"vjp: op must be a differentiable arraynn op, got {name}") from None
+
+
+def _wanted(names: tuple[str, ...], wrt: str | Iterable[str] | None) -> tuple[bool, ...]:
+    if wrt is None:
+        return (True,) * len(names)
+    asked = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    for name in asked:
+        if name not in names:
+            raise ValueError(f"vjp: wrt names {name!r}, but the op is differentiable in {', '.join(names)}")
+    return tuple(name in asked for name in names)
+
+
+class _Spec(NamedTuple):
+    """What a cotangent must look like: remembered instead of the output, which may then be freed."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def _spec(out: Any) -> Any:
+    return tuple(map(_spec, out)) if isinstance(out, tuple) else _Spec(out.shape, out.dtype)
+
+
+def _complete(spec: Any, cotangent: Any, where: str) -> Any:
+    """Check `cotangent` against `spec` and put zeros where it says None."""
+    if not isinstance(spec, _Spec):
+        if cotangent is None:
+            cotangent = (None,) * len(spec)
+        if not isinstance(cotangent, tuple | list) or len(cotangent) != len(spec):
+            raise ValueError(f"pullback: {where} must be None or a tuple of {len(spec)}, as the output is")
+        return tuple(_complete(s, c, f"{where}[{i}]") for i, (s, c) in enumerate(zip(spec, cotangent, strict=True)))
+    if spec.dtype.kind in "iu":  # an integer output carries no gradient
+        return None
+    if cotangent is None:
+        return np.zeros(spec.shape, spec.dtype)
+    if isinstance(cotangent, np.generic):  # a 0-d output's cotangent after arithmetic
+        cotangent = np.asarray(cotangent)
+    if not isinstance(cotangent, np.ndarray):
+        raise TypeError(f"pullback: {where} must be an array, got {type(cotangent).__name__}")
+    if cotangent.dtype != spec.dtype:
+        raise TypeError(f"pullback: {where} has dtype {cotangent.dtype}, but the output has {spec.dtype}")
+    if cotangent.shape != spec.shape:
+        raise ValueError(f"pullback: {where} has shape {cotangent.shape}, but the output has {spec.shape}")
+    return cotangent
+
+
+def vjp(
+    op: Callable[..., Any], *args: Any, wrt: str | Iterable[str] | None = None, **kwargs: Any
+) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """Apply `op` and return its output and its pullback (vector-Jacobian product).
+
+    Parameters
+    ----------
+    op : callable
+        An op of `arraynn` or of `arraynn.reference`.
+    *args, **kwargs
+        The op's arguments.
+    wrt : str or iterable of str, optional
+        The differentiable arguments whose gradients are wanted; all by default. Work for the
+        others is skipped.
+
+    Returns
+    -------
+    out : array or tuple of arrays
+        ``op(*args, **kwargs)``.
+    pullback : callable
+        ``pullback(cotangent)`` takes what has the structure, shapes and dtypes of `out` (None
+        stands for zero at any level, and for integer outputs) and returns a tuple with one
+        gradient per differentiable argument, in signature order; None where the argument was
+        omitted or `wrt` left it out. It may be called again.
+
+    Raises
+    ------
+    TypeError
+        `op` is not a differentiable op.
+    ValueError
+        `wrt` names what is not a differentiable argument of `op`.
+
+    Examples
+    --------
+    >>> y, pullback = ann.vjp(ann.linear, x, weight, bias)
+    >>> dx, dweight, dbias = pullback(dy)
+    """
+    rule = _rule_of(op)
+    out, pull = rule.forward(_wanted(rule.names, wrt), *args, **kwargs)
+    spec = _spec(out)
+
+    def pullback(cotangent: Any) -> tuple[Any, ...]:
+        gradients: tuple[Any, ...] = pull(_complete(spec, cotangent, "cotangent"))
+        return gradients
+
+    return out, pullback
