@@ -1,0 +1,208 @@
+// Elementwise activations at memory speed, and softmax: one pass for the maximum and the sum, one
+// for the result. Along the last axis a row is vectorised over itself; along another axis, over the
+// elements behind it, so that memory is always read in order.
+#include <cmath>
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "cpu/simd/math.h"
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+
+namespace {
+
+constexpr int64_t grain = 32 << 10;  // elements per task: a task's bytes fit in L2
+
+template <Activation F, class T>
+ARRAYNN_INLINE vec<T> forward(vec<T> x) {
+  // NaN < 0 is false, so relu keeps NaN.
+  if constexpr (F == Activation::relu) return x < T(0) ? vec<T>{} : x;
+  if constexpr (F == Activation::sigmoid) return sigmoid<T>(x);
+  if constexpr (F == Activation::tanh) return tanh<T>(x);
+}
+
+template <Activation F, class T>
+ARRAYNN_INLINE vec<T> backward(vec<T> y, vec<T> dy) {
+  if constexpr (F == Activation::relu) return y <= T(0) ? vec<T>{} : dy;
+  if constexpr (F == Activation::sigmoid) return dy * (y * (T(1) - y));
+  if constexpr (F == Activation::tanh) return dy * (T(1) - y * y);
+}
+
+template <Activation F, class T>
+void forward_all(int64_t count, const T* x, T* y) {
+  parallel_chunks(count, grain, [=](int64_t begin, int64_t end) {
+    for_vectors<T>(end - begin, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+      store_count(y + begin + i, forward<F, T>(load_count(x + begin + i, n)), n);
+    });
+  });
+}
+
+template <Activation F, class T>
+void backward_all(int64_t count, const T* y, const T* dy, T* dx) {
+  parallel_chunks(count, grain, [=](int64_t begin, int64_t end) {
+    for_vectors<T>(end - begin, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+      store_count(dx + begin + i, backward<F, T>(load_count(y + begin + i, n), load_count(dy + begin + i, n)), n);
+    });
+  });
+}
+
+// ---- softmax along rows of n adjacent elements --------------------------------------------------
+
+template <class T>
+T row_max(const T* x, int64_t n) {
+  vec<T> m = broadcast<T>(-INFINITY);
+  for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    vec<T> v = load_count(x + i, count);
+    if constexpr (std::is_same_v<decltype(count), int>) v = iota<T>() < count ? v : broadcast<T>(x[i]);
+    m = maximum<T>(m, v);
+  });
+  return max_lane<T>(m);
+}
+
+template <class T>
+void softmax_row(int64_t n, const T* x, T* y, bool log) {
+  T m = row_max(x, n);
+  vec<T> total{};
+  for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    vec<T> e = exp<T>(load_count(x + i, count) - m);
+    if constexpr (std::is_same_v<decltype(count), int>) e = iota<T>() < count ? e : vec<T>{};
+    total += e;
+    if (!log) store_count(y + i, e, count);
+  });
+  T s = sum<T>(total);
+  if (log) {
+    T shift = std::log(s);
+    for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+      store_count(y + i, (load_count(x + i, count) - m) - shift, count);
+    });
+  } else {
+    for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+      store_count(y + i, load_count(y + i, count) / s, count);
+    });
+  }
+}
+
+template <class T>
+void softmax_row_backward(int64_t n, const T* y, const T* dy, T* dx, bool log) {
+  vec<T> total{};
+  for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    vec<T> d = load_count(dy + i, count);
+    total += log ? d : d * load_count(y + i, count);
+  });
+  T s = sum<T>(total);
+  for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    vec<T> d = load_count(dy + i, count), v = load_count(y + i, count);
+    store_count(dx + i, log ? d - exp<T>(v) * s : v * (d - s), count);
+  });
+}
+
+// ---- softmax along an axis with `inner` elements between neighbours -----------------------------
+
+// One vector of columns; stride is `inner`.
+template <class T, class Count>
+ARRAYNN_INLINE void softmax_columns(int64_t size, int64_t stride, const T* x, T* y, bool log, Count count) {
+  vec<T> m = broadcast<T>(-INFINITY), total{};
+  for (int64_t i = 0; i < size; ++i) m = maximum<T>(m, load_count(x + i * stride, count));
+  for (int64_t i = 0; i < size; ++i) {
+    vec<T> e = exp<T>(load_count(x + i * stride, count) - m);
+    total += e;
+    if (!log) store_count(y + i * stride, e, count);
+  }
+  if (log)
+    for (int l = 0; l < lanes<T>; ++l) total[l] = std::log(total[l]);
+  for (int64_t i = 0; i < size; ++i) {
+    vec<T> v = log ? (load_count(x + i * stride, count) - m) - total : load_count(y + i * stride, count) / total;
+    store_count(y + i * stride, v, count);
+  }
+}
+
+template <class T, class Count>
+ARRAYNN_INLINE void softmax_columns_backward(int64_t size, int64_t stride, const T* y, const T* dy, T* dx, bool log,
+                                             Count count) {
+  vec<T> total{};
+  for (int64_t i = 0; i < size; ++i) {
+    vec<T> d = load_count(dy + i * stride, count);
+    total += log ? d : d * load_count(y + i * stride, count);
+  }
+  for (int64_t i = 0; i < size; ++i) {
+    vec<T> d = load_count(dy + i * stride, count), v = load_count(y + i * stride, count);
+    store_count(dx + i * stride, log ? d - exp<T>(v) * total : v * (d - total), count);
+  }
+}
+
+// row(offset) for every row, or columns(offset, count) for every vector of columns.
+template <class T, class Row, class Columns>
+void for_softmax(const SoftmaxParams& p, const Row& row, const Columns& columns) {
+  if (p.size == 0) return;
+  if (p.inner == 1) {
+    parallel_chunks(p.outer, grain / 4 / p.size + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; ++o) row(o * p.size);
+    });
+    return;
+  }
+  int64_t vectors = (p.inner + lanes<T> - 1) / lanes<T>;
+  parallel_chunks(p.outer * vectors, grain / 4 / (p.size * lanes<T>) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t first = i % vectors * lanes<T>, offset = i / vectors * p.size * p.inner + first;
+      if (p.inner - first >= lanes<T>)
+        columns(offset, std::integral_constant<int, lanes<T>>{});
+      else
+        columns(offset, static_cast<int>(p.inner - first));
+    }
+  });
+}
+
+template <class T, class F>
+void with_function(Activation function, const F& f) {
+  switch (function) {
+    case Activation::relu: return f(std::integral_constant<Activation, Activation::relu>{});
+    case Activation::sigmoid: return f(std::integral_constant<Activation, Activation::sigmoid>{});
+    case Activation::tanh: return f(std::integral_constant<Activation, Activation::tanh>{});
+  }
+}
+
+}  // namespace
+
+void activation_forward(const ActivationParams& p, const void* x, void* y) {
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_function<T>(p.function, [&](auto f) {
+      forward_all<f(), T>(p.count, static_cast<const T*>(x), static_cast<T*>(y));
+    });
+  });
+}
+
+void activation_backward(const ActivationParams& p, const void* y, const void* dy, void* dx) {
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_function<T>(p.function, [&](auto f) {
+      backward_all<f(), T>(p.count, static_cast<const T*>(y), static_cast<const T*>(dy), static_cast<T*>(dx));
+    });
+  });
+}
+
+void softmax_forward(const SoftmaxParams& p, const void* x, void* y) {
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T* in = static_cast<const T*>(x);
+    T* out = static_cast<T*>(y);
+    for_softmax<T>(
+        p, [&](int64_t at) { softmax_row(p.size, in + at, out + at, p.log); },
+        [&](int64_t at, auto count) { softmax_columns(p.size, p.inner, in + at, out + at, p.log, count); });
+  });
+}
+
+void softmax_backward(const SoftmaxParams& p, const void* y, const void* dy, void* dx) {
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T *out = static_cast<const T*>(y), *cotangent = static_cast<const T*>(dy);
+    T* in = static_cast<T*>(dx);
+    for_softmax<T>(
+        p, [&](int64_t at) { softmax_row_backward(p.size, out + at, cotangent + at, in + at, p.log); },
+        [&](int64_t at, auto count) {
+          softmax_columns_backward(p.size, p.inner, out + at, cotangent + at, in + at, p.log, count);
+        });
+  });
+}
+
+}  // namespace arraynn::cpu::ARRAYNN_ISA

@@ -1,0 +1,262 @@
+// Micro-kernels, packing, and the plain strided product. See gemm.h for the notation.
+#include "cpu/gemm.h"
+
+#include "cpu/kernels.h"
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+
+namespace {
+
+// NV vectors of columns; the accumulators of all rows stay in registers over k.
+template <class T, int Rows, int NV>
+void micro(const Tile<T>& t) {
+  constexpr int V = lanes<T>;
+  vec<T> acc[Rows][NV] = {};
+  const T *a = t.a, *b = t.b;
+  for (int64_t k = 0; k < t.k; ++k, a += Rows, b += NR<T>) {
+    vec<T> column[NV];
+    static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + j * V); });
+    static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
+      vec<T> value = broadcast<T>(a[i]);
+      static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
+    });
+  }
+  static_for<NV>([&](auto j) ARRAYNN_LAMBDA {
+    int count = t.cols - j * V;
+    auto finish = [&](auto n) ARRAYNN_LAMBDA {
+      vec<T> bias = t.col_bias ? load_count(t.col_bias + j * V, n) : vec<T>{};
+      static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
+        T* c = t.c + i * t.ldc + j * V;
+        vec<T> sum = acc[i][j];
+        if (t.accumulate) sum = load_count(c, n) + sum;
+        if (t.row_bias) sum += t.row_bias[i];
+        if (t.col_bias) sum += bias;
+        store_count(c, sum, n);
+      });
+    };
+    if (count >= V)
+      finish(std::integral_constant<int, V>{});
+    else if (count > 0)
+      finish(count);
+  });
+}
+
+template <class T>
+using Micro = void (*)(const Tile<T>&);
+
+template <class T, int NV, int... R>
+void run_micro(int rows, const Tile<T>& tile, std::integer_sequence<int, R...>) {
+  static constexpr Micro<T> table[] = {micro<T, R + 1, NV>...};
+  table[rows - 1](tile);
+}
+
+}  // namespace
+
+template <class T>
+void micro_kernel(int rows, const Tile<T>& tile) {
+  if (tile.cols <= lanes<T>)
+    run_micro<T, 1>(rows, tile, std::make_integer_sequence<int, MR>{});
+  else
+    run_micro<T, 2>(rows, tile, std::make_integer_sequence<int, MR>{});
+}
+template void micro_kernel(int, const Tile<float>&);
+template void micro_kernel(int, const Tile<double>&);
+
+// ---- packing ------------------------------------------------------------------------------------
+
+namespace {
+
+// Up to `lanes` rows, contiguous along k: square blocks are transposed in registers. A whole vector
+// is stored where its surplus lanes fall on elements that the next step of k overwrites.
+template <class T>
+ARRAYNN_INLINE void pack_transposed(const T* const* src, int valid, int64_t kc, T* dst, int width, int64_t ld,
+                                    bool surplus) {
+  constexpr int V = lanes<T>;
+  for (int64_t k0 = 0; k0 < kc; k0 += V) {
+    int depth = static_cast<int>(std::min<int64_t>(V, kc - k0));
+    vec<T> block[V];
+    static_for<V>([&](auto i) ARRAYNN_LAMBDA {
+      if (i >= valid || !src[i])
+        block[i] = vec<T>{};
+      else if (depth == V)
+        block[i] = load(src[i] + k0);
+      else
+        block[i] = load_first(src[i] + k0, depth);
+    });
+    transpose<T>(block);
+    T* to = dst + k0 * ld;
+    static_for<V>([&](auto k) ARRAYNN_LAMBDA {
+      if (k >= depth) return;
+      if (width == V || (surplus && k0 + k + 1 < kc))
+        store(to + k * ld, block[k]);
+      else
+        store_first(to + k * ld, block[k], width);
+    });
+  }
+}
+
+// Rows that lie side by side: each step of k is a copy.
+template <class T>
+void pack_copied(const T* src, int64_t step, int rows, int64_t kc, T* dst, int full, int64_t ld) {
+  constexpr int V = lanes<T>;
+  for (int64_t k = 0; k < kc; ++k)
+    for (int i0 = 0; i0 < full; i0 += V) {
+      int valid = std::max(0, std::min(V, rows - i0)), width = std::min(V, full - i0);
+      vec<T> v = valid == V ? load(src + k * step + i0) : load_first(src + k * step + i0, valid);
+      if (width == V)
+        store(dst + k * ld + i0, v);
+      else
+        store_first(dst + k * ld + i0, v, width);
+    }
+}
+
+}  // namespace
+
+template <class T>
+void pack_rows(const T* const* src, int rows, int64_t kc, T* dst, int width, int64_t ld) {
+  constexpr int V = lanes<T>;
+  for (int i0 = 0; i0 < width; i0 += V) {
+    int part = std::min(V, width - i0);
+    pack_transposed(src + i0, std::min(V, std::max(0, rows - i0)), kc, dst + i0, part, ld, width < V && 2 * ld >= V && ld == width);
+  }
+}
+template void pack_rows(const float* const*, int, int64_t, float*, int, int64_t);
+template void pack_rows(const double* const*, int, int64_t, double*, int, int64_t);
+
+template <class T>
+void pack_panel(const T* src, int64_t row, int64_t step, int rows, int64_t kc, T* dst, int width, int64_t ld) {
+  if (step == 1 && kc > 1) {
+    const T* lines[std::max(MR, NR<T>)];
+    for (int i = 0; i < rows; ++i) lines[i] = src + i * row;
+    return pack_rows(lines, rows, kc, dst, width, ld);
+  }
+  if (row == 1) return pack_copied(src, step, rows, kc, dst, width, ld);
+  for (int64_t k = 0; k < kc; ++k) {
+    for (int i = 0; i < rows; ++i) dst[k * ld + i] = src[i * row + k * step];
+    for (int i = rows; i < width; ++i) dst[k * ld + i] = 0;
+  }
+}
+template void pack_panel(const float*, int64_t, int64_t, int, int64_t, float*, int, int64_t);
+template void pack_panel(const double*, int64_t, int64_t, int, int64_t, double*, int, int64_t);
+
+// ---- the plain product ----------------------------------------------------------------------------
+
+namespace {
+
+constexpr int64_t skinny_rows = 16;
+
+// Few rows and both operands contiguous along k: packing B would cost more than using it, so each
+// element is a dot product of vectors. R rows of A by 4 columns of B at a time.
+template <class T, int R>
+ARRAYNN_INLINE void dot_tile(const Gemm<T>& g, int64_t m, int64_t n, int cols) {
+  constexpr int C = 4;
+  vec<T> acc[R][C] = {};
+  const T* a[R];
+  const T* b[C];
+  static_for<R>([&](auto i) ARRAYNN_LAMBDA { a[i] = g.a + (m + i) * g.a_row; });
+  static_for<C>([&](auto j) ARRAYNN_LAMBDA { b[j] = g.b + (n + (j < cols ? j : 0)) * g.b_col; });
+  for_vectors<T>(g.k, [&](int64_t k, auto count) ARRAYNN_LAMBDA {
+    vec<T> column[C];
+    static_for<C>([&](auto j) ARRAYNN_LAMBDA { column[j] = load_count(b[j] + k, count); });
+    static_for<R>([&](auto i) ARRAYNN_LAMBDA {
+      vec<T> row = load_count(a[i] + k, count);
+      static_for<C>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(row, column[j], acc[i][j]); });
+    });
+  });
+  static_for<R>([&](auto i) ARRAYNN_LAMBDA {
+    T* c = g.c + (m + i) * g.ldc + n;
+    static_for<C>([&](auto j) ARRAYNN_LAMBDA {
+      if (j >= cols) return;
+      T total = sum<T>(acc[i][j]);
+      if (g.accumulate) total = c[j] + total;
+      if (g.col_bias) total += g.col_bias[n + j];
+      c[j] = total;
+    });
+  });
+}
+
+template <class T>
+void skinny(const Gemm<T>& g) {
+  constexpr int64_t group = 16;  // columns per task: whole cache lines of C
+  int64_t per_task = std::max<int64_t>(group, round_up(65536 / (g.k * g.m + 1), group));
+  parallel_for(ceil_div(g.n, per_task), [&](int64_t task, int) {
+    int64_t end = std::min(g.n, (task + 1) * per_task);
+    for (int64_t n = task * per_task; n < end; n += 4) {
+      int cols = static_cast<int>(std::min<int64_t>(4, end - n));
+      int64_t m = 0;
+      for (; m + 4 <= g.m; m += 4) dot_tile<T, 4>(g, m, n, cols);
+      if (g.m - m >= 2) dot_tile<T, 2>(g, m, n, cols), m += 2;
+      if (g.m - m >= 1) dot_tile<T, 1>(g, m, n, cols);
+    }
+  });
+}
+
+}  // namespace
+
+template <class T>
+int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
+  return worker_elements<T>(tiling_for<T>(m, n, k)) * num_threads();
+}
+template int64_t gemm_scratch<float>(int64_t, int64_t, int64_t);
+template int64_t gemm_scratch<double>(int64_t, int64_t, int64_t);
+
+template <class T>
+void gemm(const Gemm<T>& g, T* scratch) {
+  if (g.m == 0 || g.n == 0) return;
+  if (g.m <= skinny_rows && g.a_k == 1 && g.b_k == 1) return skinny(g);
+  run_tiles<T>(
+      tiling_for<T>(g.m, g.n, g.k), 1, scratch,
+      [&](int64_t, int64_t m0, int64_t m1, int64_t k0, int64_t k1, T* buffer) {
+        for (int64_t m = m0; m < m1; m += MR) {
+          int rows = static_cast<int>(std::min<int64_t>(MR, m1 - m));
+          pack_panel(g.a + m * g.a_row + k0 * g.a_k, g.a_row, g.a_k, rows, k1 - k0, buffer + (m - m0) * (k1 - k0), rows,
+                     rows);
+        }
+        return Panels<T>{buffer, MR * (k1 - k0)};
+      },
+      [&](int64_t, int64_t n0, int64_t n1, int64_t k0, int64_t k1, T* buffer) {
+        for (int64_t n = n0; n < n1; n += NR<T>) {
+          int cols = static_cast<int>(std::min<int64_t>(NR<T>, n1 - n));
+          pack_panel(g.b + n * g.b_col + k0 * g.b_k, g.b_col, g.b_k, cols, k1 - k0, buffer + (n - n0) * (k1 - k0),
+                     NR<T>, NR<T>);
+        }
+        return Panels<T>{buffer, NR<T> * (k1 - k0)};
+      },
+      [&](int64_t, int64_t m, int rows, int64_t n, bool last, Tile<T>& tile) {
+        tile.c = g.c + m * g.ldc + n;
+        tile.ldc = g.ldc;
+        tile.accumulate |= g.accumulate;
+        if (last && g.col_bias) tile.col_bias = g.col_bias + n;
+        micro_kernel<T>(rows, tile);
+      });
+}
+template void gemm(const Gemm<float>&, float*);
+template void gemm(const Gemm<double>&, double*);
+
+// ---- the roof ---------------------------------------------------------------------------------------
+
+namespace {
+
+template <class T>
+double fma_rounds(int64_t rounds) {
+  constexpr int chains = 12;  // enough independent sums to hide the latency
+  vec<T> acc[chains], factor = broadcast<T>(T(0.999)), term = broadcast<T>(T(1e-3));
+  static_for<chains>([&](auto i) ARRAYNN_LAMBDA { acc[i] = broadcast<T>(T(i)); });
+  for (int64_t r = 0; r < rounds; ++r) {
+    static_for<chains>([&](auto i) ARRAYNN_LAMBDA { acc[i] = fma(acc[i], factor, term); });
+    asm volatile("" ::: "memory");  // keeps the loop as it is written
+  }
+  vec<T> total{};
+  static_for<chains>([&](auto i) ARRAYNN_LAMBDA { total += acc[i]; });
+  volatile T used = sum<T>(total);
+  (void)used;
+  return 2.0 * chains * lanes<T> * static_cast<double>(rounds);
+}
+
+}  // namespace
+
+double fma_loop(DType dtype, int64_t rounds) {
+  return dtype == DType::float32 ? fma_rounds<float>(rounds) : fma_rounds<double>(rounds);
+}
+
+}  // namespace arraynn::cpu::ARRAYNN_ISA

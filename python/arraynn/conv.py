@@ -1,0 +1,158 @@
+"""Convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from . import _core
+from ._common import Array, IntOrPair, gradient_like, integer, spatial
+from ._vjp import defvjp
+
+_Pull: TypeAlias = Callable[[Array], tuple[Any, ...]]
+_modes = {"same": 1, "valid": 2}
+
+
+def _options(op: str, dims: int, stride: Any, padding: Any, dilation: Any, groups: Any) -> tuple[Any, ...]:
+    """Spell the options as the binding takes them: pairs (of which 1-D ops use the second)."""
+    mode = 0
+    if isinstance(padding, str):
+        if padding not in _modes:
+            raise ValueError(f"{op}: padding is {padding!r}, expected 'same', 'valid', an int or {dims} of them")
+        mode, padding = _modes[padding], 0
+    pairs = (
+        spatial(op, "stride", stride, dims),
+        spatial(op, "padding", padding, dims),
+        spatial(op, "dilation", dilation, dims),
+    )
+    if dims == 1:
+        pairs = ((1, *pairs[0]), (0, *pairs[1]), (1, *pairs[2]))
+    return pairs[0], pairs[1], mode, pairs[2], integer(op, "groups", groups)
+
+
+def conv1d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """Convolve signals with a bank of kernels (cross-correlation, as in PyTorch).
+
+    ``y[n, o, q] = bias[o] + sum_{i, s} weight[o, i, s] x[n, i, q stride + s dilation - padding]``
+
+    Parameters
+    ----------
+    input : array of shape (N, C, L) or (C, L)
+        Floating. A channels-last array (the transpose of an (N, L, C) array) is used as it lies.
+    weight : array of shape (O, C // groups, K)
+        Any strides.
+    bias : array of shape (O,), optional
+    stride, dilation : int or tuple, default 1
+    padding : int, tuple, 'same' or 'valid', default 0
+        Zeros on both sides. 'same' takes stride 1 only; its odd element is at the end.
+    groups : int, default 1
+        Channels are split into this many groups that do not see each other.
+    out : array of shape (N, O, Q), optional
+        Where to write the result.
+
+    Returns
+    -------
+    array of shape (N, O, Q) or (O, Q)
+        ``Q = (L + 2 padding - dilation (K - 1) - 1) // stride + 1``, in the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not a floating array, or a shape or an option does not fit.
+    """
+    result: Array = _core.conv1d(
+        input, weight, bias, *_options("conv1d", 1, stride, padding, dilation, groups), out
+    )
+    return result
+
+
+def conv2d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: IntOrPair = 1,
+    padding: str | IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """Convolve images with a bank of kernels (cross-correlation, as in PyTorch).
+
+    ``y[n, o, p, q] = bias[o] + sum_{i, r, s} weight[o, i, r, s] x[n, i, p sh + r dh - ph, q sw + s dw - pw]``
+
+    Parameters
+    ----------
+    input : array of shape (N, C, H, W) or (C, H, W)
+        Floating. A channels-last array (say ``x_nhwc.transpose(0, 3, 1, 2)``) is used as it lies.
+    weight : array of shape (O, C // groups, R, S)
+        Any strides.
+    bias : array of shape (O,), optional
+    stride, dilation : int or pair of ints, default 1
+    padding : int, pair of ints, 'same' or 'valid', default 0
+        Zeros on all sides. 'same' takes stride 1 only; its odd element is at the end.
+    groups : int, default 1
+        Channels are split into this many groups that do not see each other.
+    out : array of shape (N, O, P, Q), optional
+        Where to write the result.
+
+    Returns
+    -------
+    array of shape (N, O, P, Q) or (O, P, Q)
+        ``P = (H + 2 padding - dilation (R - 1) - 1) // stride + 1``, in the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not a floating array, or a shape or an option does not fit.
+
+    Examples
+    --------
+    >>> y = ann.conv2d(images, weight, bias, padding=1)
+    """
+    result: Array = _core.conv2d(
+        input, weight, bias, *_options("conv2d", 2, stride, padding, dilation, groups), out
+    )
+    return result
+
+
+def _rule(op: Callable[..., Array], backward: Callable[..., Any], dims: int) -> None:
+    @defvjp(op, "input", "weight", "bias")
+    def rule(
+        wanted: tuple[bool, ...],
+        input: Array,
+        weight: Array,
+        bias: Array | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> tuple[Array, _Pull]:
+        out = op(input, weight, bias, stride, padding, dilation, groups)
+        options = _options(op.__name__, dims, stride, padding, dilation, groups)
+
+        def pull(cotangent: Array) -> tuple[Any, ...]:
+            dx, dw, db = backward(
+                cotangent, input, weight, *options, wanted[0], wanted[1], wanted[2] and bias is not None
+            )
+            return (
+                gradient_like(dx, input),
+                gradient_like(dw, weight),
+                None if bias is None else gradient_like(db, bias),
+            )
+
+        return out, pull
+
+
+_rule(conv1d, _core.conv1d_backward, 1)
+_rule(conv2d, _core.conv2d_backward, 2)
