@@ -175,19 +175,65 @@ ARRAYNN_INLINE void dot_tile(const Gemm<T>& g, int64_t m, int64_t n, int cols) {
   });
 }
 
-template <class T>
-void skinny(const Gemm<T>& g) {
-  constexpr int64_t group = 16;  // columns per task: whole cache lines of C
-  int64_t per_task = std::max<int64_t>(group, round_up(65536 / (g.k * g.m + 1), group));
+// Few rows and B contiguous along its columns: a tile takes B's rows as they lie.
+template <class T, int R>
+ARRAYNN_INLINE void axpy_tile(const Gemm<T>& g, int64_t m, int64_t n, int64_t end) {
+  constexpr int V = lanes<T>, C = 4;
+  vec<T> acc[R][C] = {};
+  int whole = static_cast<int>(std::min<int64_t>(C, (end - n) / V)), rest = static_cast<int>(end - n - whole * V);
+  const T *a = g.a + m * g.a_row, *b = g.b + n;
+  for (int64_t k = 0; k < g.k; ++k, a += g.a_k, b += g.b_k) {
+    vec<T> column[C];
+    static_for<C>([&](auto j) ARRAYNN_LAMBDA {
+      column[j] = j < whole ? load(b + j * V) : j == whole && rest > 0 ? load_first(b + j * V, std::min(rest, V)) : vec<T>{};
+    });
+    static_for<R>([&](auto i) ARRAYNN_LAMBDA {
+      vec<T> value = broadcast<T>(a[i * g.a_row]);
+      static_for<C>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
+    });
+  }
+  static_for<R>([&](auto i) ARRAYNN_LAMBDA {
+    static_for<C>([&](auto j) ARRAYNN_LAMBDA {
+      int64_t at = n + j * V;
+      if (at >= end) return;
+      T* c = g.c + (m + i) * g.ldc + at;
+      int count = static_cast<int>(std::min<int64_t>(V, end - at));
+      vec<T> total = acc[i][j];
+      if (g.accumulate) total = load_first(c, count) + total;
+      if (g.col_bias) total += load_first(g.col_bias + at, count);
+      store_first(c, total, count);
+    });
+  });
+}
+
+// f(first column, end) over columns cut into tasks of whole cache lines and enough work.
+template <class T, class F>
+void skinny_tasks(const Gemm<T>& g, int64_t group, const F& f) {
+  int64_t per_task = std::max<int64_t>(group, round_up(65536 / (g.k * g.m + 1), std::max<int64_t>(group, 16)));
   parallel_for(ceil_div(g.n, per_task), [&](int64_t task, int) {
     int64_t end = std::min(g.n, (task + 1) * per_task);
-    for (int64_t n = task * per_task; n < end; n += 4) {
-      int cols = static_cast<int>(std::min<int64_t>(4, end - n));
-      int64_t m = 0;
-      for (; m + 4 <= g.m; m += 4) dot_tile<T, 4>(g, m, n, cols);
-      if (g.m - m >= 2) dot_tile<T, 2>(g, m, n, cols), m += 2;
-      if (g.m - m >= 1) dot_tile<T, 1>(g, m, n, cols);
-    }
+    for (int64_t n = task * per_task; n < end; n += group) f(n, std::min(n + group, end));
+  });
+}
+
+template <class T>
+void skinny_axpy(const Gemm<T>& g) {
+  skinny_tasks(g, 4 * lanes<T>, [&](int64_t n, int64_t end) {
+    int64_t m = 0;
+    for (; m + 4 <= g.m; m += 4) axpy_tile<T, 4>(g, m, n, end);
+    if (g.m - m >= 2) axpy_tile<T, 2>(g, m, n, end), m += 2;
+    if (g.m - m >= 1) axpy_tile<T, 1>(g, m, n, end);
+  });
+}
+
+template <class T>
+void skinny_dot(const Gemm<T>& g) {
+  skinny_tasks(g, 4, [&](int64_t n, int64_t end) {
+    int cols = static_cast<int>(end - n);
+    int64_t m = 0;
+    for (; m + 4 <= g.m; m += 4) dot_tile<T, 4>(g, m, n, cols);
+    if (g.m - m >= 2) dot_tile<T, 2>(g, m, n, cols), m += 2;
+    if (g.m - m >= 1) dot_tile<T, 1>(g, m, n, cols);
   });
 }
 
@@ -195,7 +241,11 @@ void skinny(const Gemm<T>& g) {
 
 template <class T>
 int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
-  return worker_elements<T>(tiling_for<T>(m, n, k)) * num_threads();
+  // A bound that grows with each size, so that it serves all smaller products too; a tile's block of
+  // k need not be smaller where k is.
+  int64_t depth = std::min<int64_t>(k, most_block_k<T>);
+  int64_t columns = std::min<int64_t>(16 * NR<T>, round_up(n, NR<T>));
+  return (round_up(std::min(m, rows_per_block) * depth, 64) + columns * depth + 64) * num_threads();
 }
 template int64_t gemm_scratch<float>(int64_t, int64_t, int64_t);
 template int64_t gemm_scratch<double>(int64_t, int64_t, int64_t);
@@ -203,7 +253,8 @@ template int64_t gemm_scratch<double>(int64_t, int64_t, int64_t);
 template <class T>
 void gemm(const Gemm<T>& g, T* scratch) {
   if (g.m == 0 || g.n == 0) return;
-  if (g.m <= skinny_rows && g.a_k == 1 && g.b_k == 1) return skinny(g);
+  if (g.m <= skinny_rows && g.a_k == 1 && g.b_k == 1) return skinny_dot(g);
+  if (g.m <= skinny_rows && g.b_col == 1) return skinny_axpy(g);
   run_tiles<T>(
       tiling_for<T>(g.m, g.n, g.k), 1, scratch,
       [&](int64_t, int64_t m0, int64_t m1, int64_t k0, int64_t k1, T* buffer) {

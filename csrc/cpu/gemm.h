@@ -59,7 +59,7 @@ struct Gemm {
 template <class T>
 void gemm(const Gemm<T>& g, T* scratch);
 template <class T>
-int64_t gemm_scratch(int64_t m, int64_t n, int64_t k);  // elements
+int64_t gemm_scratch(int64_t m, int64_t n, int64_t k);  // elements, enough for any smaller product too
 
 // Writes dst[k * ld + i] = src[i * row + k * step] for i < rows, k < kc, and zeros for rows <= i < width.
 template <class T>
@@ -99,9 +99,11 @@ struct Tiling {
 constexpr int64_t rows_per_block = 16 * MR;  // of A, packed at a time
 
 template <class T>
+constexpr int64_t most_block_k = 1536 / sizeof(T);  // a B panel is 48 KiB with 64-byte vectors
+
+template <class T>
 int64_t block_k_for(int64_t k, int64_t k_unit) {
-  constexpr int64_t most = 1536 / sizeof(T);  // a B panel is 48 KiB with 64-byte vectors
-  int64_t blocks = std::max<int64_t>(1, ceil_div(k, most));
+  int64_t blocks = std::max<int64_t>(1, ceil_div(k, most_block_k<T>));
   return std::max(k_unit, round_up(ceil_div(std::max<int64_t>(k, 1), blocks), k_unit));
 }
 

@@ -1,0 +1,106 @@
+// The recurrent product, the heart of a step: a few rows of the state times one panel of weights
+// that was packed once for all steps. A panel is G vectors wide. Forward, these are the same V
+// hidden units under each of G gates, so that a unit's gates meet in one tile; backward, 4 V
+// neighbouring hidden units.
+#pragma once
+#include "cpu/gemm.h"
+#include "cpu/kernels.h"
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+namespace {
+
+#if defined(ARRAYNN_ISA_avx512) || defined(__aarch64__)
+template <int G>
+constexpr int row_block = 24 / G;  // rows whose accumulators fill 24 of 32 registers
+#else
+template <int G>
+constexpr int row_block = 12 / G;
+#endif
+
+// tile[r][g] = sum_k state[r * row + k] panel[k][g]
+template <class T, int G, int R>
+void product_rows(int64_t k, const T* state, int64_t row, const T* panel, T* tile) {
+  constexpr int V = lanes<T>;
+  vec<T> acc[R][G] = {};
+  for (int64_t i = 0; i < k; ++i, panel += G * V) {
+    vec<T> weight[G];
+    static_for<G>([&](auto g) ARRAYNN_LAMBDA { weight[g] = load(panel + g * V); });
+    static_for<R>([&](auto r) ARRAYNN_LAMBDA {
+      vec<T> value = broadcast<T>(state[r * row + i]);
+      static_for<G>([&](auto g) ARRAYNN_LAMBDA { acc[r][g] = fma(value, weight[g], acc[r][g]); });
+    });
+  }
+  static_for<R>([&](auto r) ARRAYNN_LAMBDA {
+    static_for<G>([&](auto g) ARRAYNN_LAMBDA { store(tile + (r * G + g) * V, acc[r][g]); });
+  });
+}
+
+template <class T, int G, int... R>
+ARRAYNN_INLINE void product_(int rows, int64_t k, const T* state, int64_t row, const T* panel, T* tile,
+                             std::integer_sequence<int, R...>) {
+  using Product = void (*)(int64_t, const T*, int64_t, const T*, T*);
+  static constexpr Product table[] = {product_rows<T, G, R + 1>...};
+  table[rows - 1](k, state, row, panel, tile);
+}
+template <class T, int G>
+ARRAYNN_INLINE void product(int rows, int64_t k, const T* state, int64_t row, const T* panel, T* tile) {
+  product_<T, G>(rows, k, state, row, panel, tile, std::make_integer_sequence<int, row_block<G>>{});
+}
+
+// A step's work is blocks of hidden units times groups of rows. Each worker keeps a contiguous part,
+// blocks first, so that its panels stay in its cache over all steps.
+struct Steps {
+  int64_t blocks, row_groups;
+  int rows;  // per group
+  int team;  // more threads than this would wait more than they work
+};
+
+template <int G>
+Steps steps_of(int64_t batch, int64_t blocks, int64_t flops) {
+  int64_t groups = std::max<int64_t>(1, ceil_div(batch, row_block<G>));
+  int rows = static_cast<int>(ceil_div(std::max<int64_t>(batch, 1), groups));
+  return {blocks, groups, rows, static_cast<int>(std::clamp<int64_t>(flops / 150000, 1, blocks * groups))};
+}
+
+// f(block, first row, rows) for a worker's part of a step.
+template <class F>
+ARRAYNN_INLINE void for_part(const Steps& s, int64_t batch, int worker, int workers, const F& f) {
+  int64_t tasks = s.blocks * s.row_groups;
+  for (int64_t i = tasks * worker / workers; i < tasks * (worker + 1) / workers; ++i) {
+    int64_t first = i % s.row_groups * s.rows;
+    int rows = static_cast<int>(std::min<int64_t>(s.rows, batch - first));
+    if (rows > 0) f(i / s.row_groups, first, rows);
+  }
+}
+
+// Hands out aligned pieces of scratch; with a null base it only counts.
+class Pieces {
+ public:
+  explicit Pieces(void* base) : base_(static_cast<char*>(base)) {}
+  template <class T>
+  T* take(int64_t elements) {
+    T* piece = reinterpret_cast<T*>(base_ + used_);
+    used_ += static_cast<size_t>(round_up(elements * static_cast<int64_t>(sizeof(T)), 64));
+    return piece;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0;
+};
+
+inline bool is_active(const RnnLayer& p, int64_t t, int64_t n) { return !p.lengths || t < p.lengths[n]; }
+
+}  // namespace
+
+template <class T>
+size_t forward_scratch(const RnnLayer& p, bool saving);
+template <class T>
+void layer_forward(const RnnLayer& p, const RnnForward& b, void* scratch);
+template <class T>
+size_t backward_scratch(const RnnLayer& p);
+template <class T>
+void layer_backward(const RnnLayer& p, const RnnBackward& b, void* scratch);
+
+}  // namespace arraynn::cpu::ARRAYNN_ISA

@@ -1,0 +1,216 @@
+#include "ops/rnn.h"
+
+#include <pybind11/stl.h>
+
+#include "array.h"
+
+namespace arraynn::python {
+
+namespace {
+
+// What Python says of a call besides its arrays. A cell is a sequence of one step without the axis.
+struct Options {
+  const char* op;
+  Cell cell;
+  bool sequence = false;
+  int64_t layers = 1, directions = 1;
+  bool batch_first = false;
+  double dropout = 0;
+  std::vector<uint64_t> keys = {};
+};
+
+// The arrays of a call, promoted and checked; made alike for both passes.
+class Call {
+ public:
+  Call(const Options& o, py::handle input, py::handle h, py::handle c, const py::sequence& params, py::handle lengths)
+      : args(o.op), options(o) {
+    x = args.floating("input", input);
+    this->h = args.optional_floating("hx", h);
+    this->c = args.optional_floating("hx", c);
+    size_t count = params.size();
+    names_.reserve(count);
+    for (size_t i = 0; i < count; ++i) {
+      names_.push_back(o.sequence ? "params[" + std::to_string(i) + "]" : cell_names[i]);
+      first_.push_back(o.sequence ? args.floating(names_[i].c_str(), params[i])
+                                  : args.optional_floating(names_[i].c_str(), params[i]));
+    }
+    size_t l = lengths.is_none() ? 0 : args.integer("lengths", lengths);
+    args.promote();
+
+    std::vector<const Array*> views;
+    std::vector<const char*> names;
+    for (size_t i = 0; i < count; ++i) {
+      views.push_back(args.optional(first_[i]));
+      names.push_back(names_[i].c_str());
+    }
+    bool batched = args[x].ndim == (o.sequence ? 3 : 2);
+    if (l) args.make_contiguous(l);
+    RnnArguments a{o.op,      o.cell,     o.sequence,     batched,      o.layers,
+                   o.directions, &args[x], args.optional(this->h), args.optional(this->c), views.data(),
+                   names.data(), static_cast<int64_t>(count), l ? &args[l] : nullptr};
+    p = rnn_params(a);
+    args.make_contiguous(x);
+    args.make_contiguous(this->h);
+    args.make_contiguous(this->c);
+    for (size_t i = 0; i < count; ++i) {
+      args.make_contiguous(first_[i]);
+      pointers.push_back(args[first_[i]].data);
+    }
+    is_batched = batched;
+    int64_t width = p.directions * p.hidden;
+    bool swapped = o.batch_first && batched;
+    p.out_t = swapped ? width : p.batch * width;
+    p.out_n = swapped ? p.steps * width : width;
+    p.dropout = o.dropout;
+    p.keys = options.keys.data();
+  }
+
+  py::object output() const {
+    int64_t shape[3], n = 0;
+    if (options.sequence && options.batch_first && is_batched) shape[n++] = p.batch;
+    if (options.sequence) shape[n++] = p.steps;
+    if (is_batched && !(options.sequence && options.batch_first)) shape[n++] = p.batch;
+    shape[n++] = p.directions * p.hidden;
+    return empty(p.dtype, shape, static_cast<int>(n));
+  }
+  py::object state() const {
+    int64_t shape[3], n = 0;
+    if (options.sequence) shape[n++] = p.layers * p.directions;
+    if (is_batched) shape[n++] = p.batch;
+    shape[n++] = p.hidden;
+    return empty(p.dtype, shape, static_cast<int>(n));
+  }
+
+  Arguments args;
+  Options options;
+  RnnParams p{};
+  size_t x, h, c;
+  bool is_batched = false;
+  std::vector<const void*> pointers;
+
+  size_t parameter(size_t i) const { return first_[i]; }
+
+ private:
+  static constexpr const char* cell_names[] = {"w_ih", "w_hh", "b_ih", "b_hh"};
+  std::vector<std::string> names_;
+  std::vector<size_t> first_;
+};
+
+void* data_of(const py::object& array) { return array.is_none() ? nullptr : view_of(array).data; }
+
+// (output, h_n, c_n, saved): c_n is None for a GRU, saved is None unless asked for.
+py::object forward(const Options& o, py::handle input, py::handle h, py::handle c, const py::sequence& params,
+                   py::handle lengths, bool saving) {
+  Call call(o, input, h, c, params, lengths);
+  const RnnParams& p = call.p;
+  py::object output = call.output(), h_n = call.state(), c_n = py::none(), saved = py::none();
+  if (p.cell == Cell::lstm) c_n = call.state();
+  if (saving) {
+    auto size = static_cast<int64_t>(rnn_saved_elements(p));
+    saved = empty(p.dtype, &size, 1);
+  }
+  Scratch scratch(rnn_scratch(p, false));
+  void *to = data_of(output), *to_h = data_of(h_n), *to_c = data_of(c_n), *to_saved = data_of(saved);
+  without_gil([&] {
+    rnn_forward(p, call.args[call.x].data, call.pointers.data(), call.args[call.h].data, call.args[call.c].data, to,
+                to_h, to_c, to_saved, scratch.data());
+  });
+  const Arguments& args = call.args;
+  return py::make_tuple(rounded(args, output), rounded(args, h_n), c_n.is_none() ? c_n : rounded(args, c_n), saved);
+}
+
+// (d_input, d_h0, d_c0, list of d_params): input and its gradient with time first.
+py::object backward(const Options& o, py::handle input, const py::sequence& params, py::handle lengths,
+                    const py::object& saved, py::handle d_output, py::handle d_h_n, py::handle d_c_n, bool want_input,
+                    bool want_params) {
+  Call call(o, input, py::none(), py::none(), params, lengths);
+  const RnnParams& p = call.p;
+  Arguments cotangents(o.op);
+  size_t dy = cotangents.floating("cotangent", d_output);
+  size_t dh = cotangents.optional_floating("cotangent", d_h_n), dc = cotangents.optional_floating("cotangent", d_c_n);
+  cotangents.promote();
+  for (size_t i : {dy, dh, dc}) cotangents.make_contiguous(i);
+
+  py::object dx = py::none(), dh0 = call.state(), dc0 = py::none();
+  if (want_input) dx = empty(p.dtype, call.args[call.x].shape, call.args[call.x].ndim);
+  if (p.cell == Cell::lstm) dc0 = call.state();
+  py::list d_params;
+  std::vector<void*> targets;
+  for (size_t i = 0; i < call.pointers.size(); ++i) {
+    const Array& view = call.args[call.parameter(i)];
+    bool wanted = want_params && call.pointers[i];
+    d_params.append(wanted ? empty(p.dtype, view.shape, view.ndim) : py::none());
+    targets.push_back(wanted ? view_of(d_params[i]).data : nullptr);
+  }
+  Scratch scratch(rnn_scratch(p, true));
+  void *to = data_of(dx), *to_h = data_of(dh0), *to_c = data_of(dc0), *from = data_of(saved);
+  without_gil([&] {
+    rnn_backward(p, call.args[call.x].data, call.pointers.data(), from, cotangents[dy].data, cotangents[dh].data,
+                 cotangents[dc].data, to, to_h, to_c, targets.data(), scratch.data());
+  });
+  return py::make_tuple(dx, dh0, dc0, d_params);
+}
+
+Options sequence_options(const char* op, Cell cell, int64_t layers, bool bidirectional, bool batch_first,
+                         double dropout, std::vector<uint64_t> keys) {
+  return {op, cell, true, layers, bidirectional ? 2 : 1, batch_first, dropout, std::move(keys)};
+}
+
+void bind_sequence(py::module_& m, const char* op, Cell cell) {
+  m.def(op, [=](py::handle input, py::handle h, py::handle c, const py::sequence& params, int64_t layers,
+                bool bidirectional, bool batch_first, py::handle lengths, double dropout, std::vector<uint64_t> keys,
+                bool saving) {
+    return forward(sequence_options(op, cell, layers, bidirectional, batch_first, dropout, std::move(keys)), input, h,
+                   c, params, lengths, saving);
+  });
+  m.def((std::string(op) + "_backward").c_str(),
+        [=](py::handle input, const py::sequence& params, int64_t layers, bool bidirectional, bool batch_first,
+            py::handle lengths, double dropout, std::vector<uint64_t> keys, const py::object& saved,
+            py::handle d_output, py::handle d_h_n, py::handle d_c_n, bool want_input, bool want_params) {
+          return backward(sequence_options(op, cell, layers, bidirectional, batch_first, dropout, std::move(keys)),
+                          input, params, lengths, saved, d_output, d_h_n, d_c_n, want_input, want_params);
+        });
+}
+
+// A GRU cell's one result may go to `out`; (h, saved) if saving.
+py::object gru_cell(py::handle input, py::handle h, const py::sequence& params, bool saving, py::handle out) {
+  Call call({"gru_cell", Cell::gru}, input, h, py::none(), params, py::none());
+  const RnnParams& p = call.p;
+  const Array& state = call.args[call.h];
+  Output result(call.args, out, state.shape, state.ndim);
+  py::object h_n = call.state(), saved = py::none();
+  if (saving) {
+    auto size = static_cast<int64_t>(rnn_saved_elements(p));
+    saved = empty(p.dtype, &size, 1);
+  }
+  Scratch scratch(rnn_scratch(p, false));
+  void *to_h = data_of(h_n), *to_saved = data_of(saved);
+  without_gil([&] {
+    rnn_forward(p, call.args[call.x].data, call.pointers.data(), state.data, nullptr, result.view().data, to_h,
+                nullptr, to_saved, scratch.data());
+  });
+  return saving ? py::object(py::make_tuple(result.finish(), saved)) : result.finish();
+}
+
+void bind_cell_backward(py::module_& m, const char* op, Cell cell) {
+  m.def((std::string(op) + "_backward").c_str(),
+        [=](py::handle input, const py::sequence& params, const py::object& saved, py::handle d_h, py::handle d_c,
+            bool want_input, bool want_params) {
+          return backward({op, cell}, input, params, py::none(), saved, d_h, py::none(), d_c, want_input, want_params);
+        });
+}
+
+}  // namespace
+
+void bind_rnn(py::module_& m) {
+  m.def("lstm_cell", [](py::handle input, py::handle h, py::handle c, const py::sequence& params, bool saving) {
+    return forward({"lstm_cell", Cell::lstm}, input, h, c, params, py::none(), saving);
+  });
+  m.def("gru_cell", &gru_cell);
+  bind_cell_backward(m, "lstm_cell", Cell::lstm);
+  bind_cell_backward(m, "gru_cell", Cell::gru);
+  bind_sequence(m, "lstm", Cell::lstm);
+  bind_sequence(m, "gru", Cell::gru);
+}
+
+}  // namespace arraynn::python
