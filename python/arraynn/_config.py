@@ -52,7 +52,8 @@ def show_config() -> None:
     print(f"  compiled for:  {', '.join(rows)}")
     print(f"  running:       {_core.isa()}  (force one with ARRAYNN_ISA)")
     print(f"  threads:       {get_num_threads()} of {_core.available_cpus()} CPUs  (ARRAYNN_NUM_THREADS)")
-    print("  CUDA:          not in this build")
+    available, detail = _core.cuda_status()
+    print(f"  CUDA:          {'' if available else 'not available: '}{detail}")
 
 
 def _threads_from_environment() -> None:

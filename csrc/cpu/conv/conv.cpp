@@ -143,14 +143,101 @@ T* after_taps(const ConvParams& p, void* scratch) {
 
 bool is_depthwise(const ConvParams& p) { return p.in_channels == p.groups && p.groups > 1; }
 
+template <class T>
+void forward(const ConvParams& p, const T* x, const T* w, const T* bias, T* y, void* scratch) {
+  run_gather(forward_gather(p, x, w, bias, y, static_cast<Tap*>(scratch)), after_taps<T>(p, scratch));
+}
+
+template <class T>
+void backward_input(const ConvParams& p, const T* dy, const T* w, T* dx, void* scratch) {
+  for_phases(p, dy, w, dx, static_cast<Tap*>(scratch),
+             [&](const Gather<T>& g) { run_gather(g, after_taps<T>(p, scratch)); });
+}
+
+template <class T>
+void backward_weight(const ConvParams& p, const T* dy, const T* x, T* dw, T* db, void* scratch) {
+  if (dw && is_depthwise(p))
+    weight_gradient_depthwise(p, dy, x, dw);
+  else if (dw)
+    weight_gradient(p, dy, x, dw, static_cast<T*>(scratch));
+  if (db) bias_gradient(p, dy, db);
+}
+
+template <class T>
+size_t forward_bytes(const ConvParams& p) {
+  return tap_bytes(p) + static_cast<size_t>(gather_scratch(
+                            forward_gather<T>(p, nullptr, nullptr, nullptr, nullptr, nullptr))) *
+                            sizeof(T);
+}
+
+template <class T>
+size_t backward_input_bytes(const ConvParams& p) {
+  int64_t most = 0;
+  for_phases<T>(p, nullptr, nullptr, nullptr, nullptr,
+                [&](const Gather<T>& g) { most = std::max(most, gather_scratch(g)); });
+  return tap_bytes(p) + static_cast<size_t>(most) * sizeof(T);
+}
+
+template <class T>
+size_t backward_weight_bytes(const ConvParams& p) {
+  return is_depthwise(p) ? 0 : static_cast<size_t>(weight_gradient_scratch<T>(p)) * sizeof(T);
+}
+
+// Channels-last images with a few channels per group have no vector of channels to work on: these
+// are brought to contiguous order and back, which costs a pass over memory and saves much more.
+bool goes_via_contiguous(const ConvParams& p) {
+  return p.layout == Layout::channels_last && !is_depthwise(p) &&
+         std::min(p.in_channels, p.out_channels) / p.groups < 8;
+}
+
+ConvParams as_contiguous(const ConvParams& p) {
+  ConvParams q = p;
+  q.layout = Layout::contiguous;
+  return q;
+}
+
+int64_t input_elements(const ConvParams& p) { return round_up(p.batch * p.in_channels * p.in_h * p.in_w, 64); }
+int64_t output_elements(const ConvParams& p) { return round_up(p.batch * p.out_channels * p.out_h * p.out_w, 64); }
+
+// to[n][j][i] = from[n][i][j] for i < rows, j < cols.
+template <class T>
+void swap_axes(int64_t batch, int64_t rows, int64_t cols, const T* from, T* to) {
+  int64_t blocks = ceil_div(rows, NR<T>);
+  parallel_for(batch * blocks, [&](int64_t index, int) {
+    int64_t n = index / blocks, i = index % blocks * NR<T>;
+    int size = static_cast<int>(std::min<int64_t>(NR<T>, rows - i));
+    pack_panel(from + (n * rows + i) * cols, cols, 1, size, cols, to + n * rows * cols + i, size, rows);
+  });
+}
+
+// The scratch of a call that goes via contiguous order: input, output, and what the kernel needs.
+template <class T>
+struct Contiguous {
+  Contiguous(const ConvParams& p, void* scratch)
+      : x(static_cast<T*>(scratch)), y(x + input_elements(p)), rest(y + output_elements(p)) {}
+  static size_t bytes(const ConvParams& p) {
+    return static_cast<size_t>(input_elements(p) + output_elements(p)) * sizeof(T);
+  }
+  T *x, *y;
+  void* rest;
+};
+
+template <class T>
+void input_to_contiguous(const ConvParams& p, const T* from, T* to) {
+  swap_axes(p.batch, p.in_h * p.in_w, p.in_channels, from, to);
+}
+template <class T>
+void output_to_contiguous(const ConvParams& p, const T* from, T* to) {
+  swap_axes(p.batch, p.out_h * p.out_w, p.out_channels, from, to);
+}
+
 }  // namespace
 
 size_t conv_forward_scratch(const ConvParams& p) {
-  size_t bytes = tap_bytes(p);
+  size_t bytes = 0;
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    bytes += static_cast<size_t>(gather_scratch(forward_gather<T>(p, nullptr, nullptr, nullptr, nullptr, nullptr))) *
-             sizeof(T);
+    bytes = goes_via_contiguous(p) ? Contiguous<T>::bytes(p) + forward_bytes<T>(as_contiguous(p)) : forward_bytes<T>(p);
   });
   return bytes;
 }
@@ -159,30 +246,37 @@ void conv_forward(const ConvParams& p, const void* input, const void* weight, co
                   void* scratch) {
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    run_gather(forward_gather(p, static_cast<const T*>(input), static_cast<const T*>(weight),
-                              static_cast<const T*>(bias), static_cast<T*>(output), static_cast<Tap*>(scratch)),
-               after_taps<T>(p, scratch));
+    const T *x = static_cast<const T*>(input), *w = static_cast<const T*>(weight), *b = static_cast<const T*>(bias);
+    T* y = static_cast<T*>(output);
+    if (!goes_via_contiguous(p)) return forward(p, x, w, b, y, scratch);
+    Contiguous<T> via(p, scratch);
+    input_to_contiguous(p, x, via.x);
+    forward(as_contiguous(p), via.x, w, b, via.y, via.rest);
+    swap_axes(p.batch, p.out_channels, p.out_h * p.out_w, via.y, y);
   });
 }
 
 size_t conv_backward_input_scratch(const ConvParams& p) {
-  int64_t most = 0;
-  size_t size = 0;
+  size_t bytes = 0;
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    size = sizeof(T);
-    for_phases<T>(p, nullptr, nullptr, nullptr, nullptr,
-                  [&](const Gather<T>& g) { most = std::max(most, gather_scratch(g)); });
+    bytes = goes_via_contiguous(p) ? Contiguous<T>::bytes(p) + backward_input_bytes<T>(as_contiguous(p))
+                                   : backward_input_bytes<T>(p);
   });
-  return tap_bytes(p) + static_cast<size_t>(most) * size;
+  return bytes;
 }
 
 void conv_backward_input(const ConvParams& p, const void* d_output, const void* weight, void* d_input,
                          void* scratch) {
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    for_phases(p, static_cast<const T*>(d_output), static_cast<const T*>(weight), static_cast<T*>(d_input),
-               static_cast<Tap*>(scratch), [&](const Gather<T>& g) { run_gather(g, after_taps<T>(p, scratch)); });
+    const T *dy = static_cast<const T*>(d_output), *w = static_cast<const T*>(weight);
+    T* dx = static_cast<T*>(d_input);
+    if (!goes_via_contiguous(p)) return backward_input(p, dy, w, dx, scratch);
+    Contiguous<T> via(p, scratch);
+    output_to_contiguous(p, dy, via.y);
+    backward_input(as_contiguous(p), via.y, w, via.x, via.rest);
+    swap_axes(p.batch, p.in_channels, p.in_h * p.in_w, via.x, dx);
   });
 }
 
@@ -190,7 +284,8 @@ size_t conv_backward_weight_scratch(const ConvParams& p) {
   size_t bytes = 0;
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    if (!is_depthwise(p)) bytes = static_cast<size_t>(weight_gradient_scratch<T>(p)) * sizeof(T);
+    bytes = goes_via_contiguous(p) ? Contiguous<T>::bytes(p) + backward_weight_bytes<T>(as_contiguous(p))
+                                   : backward_weight_bytes<T>(p);
   });
   return bytes;
 }
@@ -200,11 +295,12 @@ void conv_backward_weight(const ConvParams& p, const void* d_output, const void*
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T *dy = static_cast<const T*>(d_output), *x = static_cast<const T*>(input);
-    if (d_weight && is_depthwise(p))
-      weight_gradient_depthwise(p, dy, x, static_cast<T*>(d_weight));
-    else if (d_weight)
-      weight_gradient(p, dy, x, static_cast<T*>(d_weight), static_cast<T*>(scratch));
-    if (d_bias) bias_gradient(p, dy, static_cast<T*>(d_bias));
+    T *dw = static_cast<T*>(d_weight), *db = static_cast<T*>(d_bias);
+    if (!dw || !goes_via_contiguous(p)) return backward_weight(p, dy, x, dw, db, scratch);
+    Contiguous<T> via(p, scratch);
+    input_to_contiguous(p, x, via.x);
+    output_to_contiguous(p, dy, via.y);
+    backward_weight(as_contiguous(p), via.y, via.x, dw, db, via.rest);
   });
 }
 

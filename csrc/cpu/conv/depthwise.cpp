@@ -7,25 +7,62 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
+// A column of one vector of outputs: which of its lanes each tap finds inside the image depends on
+// the column alone, so it is worked out once for all rows.
+template <class T, int Step>
+void column(const Gather<T>& g, const T* in, const T* weight, T bias, T* out, int64_t col) {
+  constexpr int V = lanes<T>;
+  constexpr int most = 32;  // taps at a time; larger kernels add to what is there
+  int count = static_cast<int>(std::min<int64_t>(V, g.cols - col));
+  int64_t step = Step ? Step : g.stride_w;
+  int64_t first = 0;
+  do {
+    int taps = static_cast<int>(std::min<int64_t>(most, g.tap_count - first));
+    Window windows[most];
+    vec<T> weights[most];
+    bool inside = true;
+    for (int t = 0; t < taps; ++t) {
+      const Tap& tap = g.taps[first + t];
+      windows[t] = window({0, count, 0, 0, col}, 0, tap.dx, 1, step, 1, g.in_w, 0, 1);
+      weights[t] = broadcast<T>(weight[tap.weight]);
+      inside = inside && Step == 1 && windows[t].lo == 0 && windows[t].hi == V;
+    }
+    for (int64_t row = 0; row < g.rows; ++row) {
+      T* to = out + row * g.out_strides.h + col * g.out_strides.w;
+      vec<T> total = broadcast<T>(bias);
+      if (first > 0) {
+        if (g.out_strides.w == 1)
+          total = load_first(to, count);
+        else
+          for (int i = 0; i < count; ++i) total[i] = to[i * g.out_strides.w];
+      }
+      for (int t = 0; t < taps; ++t) {
+        int64_t y = row * g.stride_h + g.taps[first + t].dy;
+        if (y < 0 || y >= g.in_h) continue;
+        const T* from = in + y * g.in_strides.h + windows[t].offset;
+        vec<T> value = inside ? load(from) : load_stepped(from, step, windows[t].lo, windows[t].hi);
+        total = fma(value, weights[t], total);
+      }
+      if (g.out_strides.w == 1)
+        store_first(to, total, count);
+      else
+        for (int i = 0; i < count; ++i) to[i * g.out_strides.w] = total[i];
+    }
+    first += taps;
+  } while (first < g.tap_count);
+}
+
 // One output plane: out = bias + sum_t w[t] in[window t].
 template <class T>
 void plane(const Gather<T>& g, const T* in, const T* weight, T bias, T* out) {
-  constexpr int V = lanes<T>;
-  for (int64_t row = 0; row < g.rows; ++row)
-    for (int64_t col = 0; col < g.cols; col += V) {
-      Run run{0, static_cast<int>(std::min<int64_t>(V, g.cols - col)), 0, row, col};
-      vec<T> total = broadcast<T>(bias);
-      for (int64_t t = 0; t < g.tap_count; ++t) {
-        Window w = window(run, g.taps[t].dy, g.taps[t].dx, g.stride_h, g.stride_w, g.in_h, g.in_w, g.in_strides.h, 1);
-        vec<T> value = load_stepped(in + w.offset, g.stride_w, w.lo, w.hi);
-        total = fma(value, broadcast<T>(weight[g.taps[t].weight]), total);
-      }
-      T* to = out + row * g.out_strides.h + col * g.out_strides.w;
-      if (g.out_strides.w == 1)
-        store_first(to, total, run.count);
-      else
-        for (int i = 0; i < run.count; ++i) to[i * g.out_strides.w] = total[i];
-    }
+  for (int64_t col = 0; col < g.cols; col += lanes<T>) {
+    if (g.stride_w == 1)
+      column<T, 1>(g, in, weight, bias, out, col);
+    else if (g.stride_w == 2)
+      column<T, 2>(g, in, weight, bias, out, col);
+    else
+      column<T, 0>(g, in, weight, bias, out, col);
+  }
 }
 
 template <class T>
@@ -39,7 +76,42 @@ void gather_nchw(const Gather<T>& g) {
   });
 }
 
-// Weights as (tap, channel), so that they can be loaded by vectors.
+// One pixel, all channels; weights lie as (tap, channel) so that they load by vectors.
+template <class T>
+void pixel(const Gather<T>& g, const T* in, const T* weights, int64_t row, int64_t col, T* out) {
+  constexpr int most = 64;
+  int64_t channels = g.groups * g.out_c, first = 0;
+  do {
+    // The taps that fall inside the image, for all channels at once.
+    const T *inputs[most], *factors[most];
+    int taps = 0;
+    int64_t end = std::min<int64_t>(g.tap_count, first + most);
+    for (int64_t t = first; t < end; ++t) {
+      int64_t y = row * g.stride_h + g.taps[t].dy, x = col * g.stride_w + g.taps[t].dx;
+      if (y < 0 || y >= g.in_h || x < 0 || x >= g.in_w) continue;
+      inputs[taps] = in + y * g.in_strides.h + x * g.in_strides.w;
+      factors[taps++] = weights + t * channels;
+    }
+    for_vectors<T>(channels, [&](int64_t c, auto count) ARRAYNN_LAMBDA {
+      vec<T> total{};
+      if (first > 0)
+        total = load_count(out + c, count);
+      else if (g.bias)
+        total = load_count(g.bias + c, count);
+      for (int t = 0; t < taps; ++t) {
+        vec<T> value{};
+        if (g.out_c == 1)
+          value = load_count(inputs[t] + c, count);
+        else
+          for (int l = 0; l < count; ++l) value[l] = inputs[t][(c + l) / g.out_c];
+        total = fma(value, load_count(factors[t] + c, count), total);
+      }
+      store_count(out + c, total, count);
+    });
+    first = end;
+  } while (first < g.tap_count);
+}
+
 template <class T>
 void gather_nhwc(const Gather<T>& g, T* weights) {
   int64_t channels = g.groups * g.out_c;
@@ -48,47 +120,41 @@ void gather_nhwc(const Gather<T>& g, T* weights) {
       weights[t * channels + c] = g.weight[c / g.out_c * g.w_group + c % g.out_c * g.w_out + g.taps[t].weight];
   parallel_for(g.batch * g.rows, [&](int64_t index, int) {
     int64_t image = index / g.rows, row = index % g.rows;
-    const T* in = g.in + image * g.in_strides.n;
-    for (int64_t col = 0; col < g.cols; ++col) {
-      Run pixel{0, 1, image, row, col};
-      T* to = g.out + image * g.out_strides.n + row * g.out_strides.h + col * g.out_strides.w;
-      for_vectors<T>(channels, [&](int64_t c, auto count) ARRAYNN_LAMBDA {
-        vec<T> total = g.bias ? load_count(g.bias + c, count) : vec<T>{};
-        for (int64_t t = 0; t < g.tap_count; ++t) {
-          Window w = window(pixel, g.taps[t].dy, g.taps[t].dx, g.stride_h, g.stride_w, g.in_h, g.in_w, g.in_strides.h,
-                            g.in_strides.w);
-          if (w.hi == w.lo) continue;
-          vec<T> value;
-          if (g.out_c == 1) {
-            value = load_count(in + w.offset + c, count);
-          } else {
-            value = vec<T>{};
-            for (int l = 0; l < count; ++l) value[l] = in[w.offset + (c + l) / g.out_c];
-          }
-          total = fma(value, load_count(weights + t * channels + c, count), total);
-        }
-        store_count(to + c, total, count);
-      });
-    }
+    T* to = g.out + image * g.out_strides.n + row * g.out_strides.h;
+    for (int64_t col = 0; col < g.cols; ++col, to += g.out_strides.w)
+      pixel(g, g.in + image * g.in_strides.n, weights, row, col, to);
   });
 }
 
-// dw[t] of one channel, contiguous images: vectors along the output rows, images and rows in order.
-template <class T>
-T weight_nchw(const ConvParams& p, const T* dy, const T* x, int64_t y_image, int64_t x_image, int64_t r, int64_t s) {
+// dw of one channel, contiguous images: vectors along the output rows, images and rows in order; up
+// to `Taps` kernel columns share the loads of dy.
+template <class T, int Taps>
+void weight_nchw(const ConvParams& p, const T* dy, const T* x, int64_t y_image, int64_t x_image, int64_t r, int64_t s0,
+                 T* dw) {
   constexpr int V = lanes<T>;
-  vec<T> total{};
-  int64_t oy = r * p.dilation_h - p.pad_top, ox = s * p.dilation_w - p.pad_left;
-  for (int64_t n = 0; n < p.batch; ++n, dy += y_image, x += x_image)
-    for (int64_t row = 0; row < p.out_h; ++row)
-      for (int64_t col = 0; col < p.out_w; col += V) {
-        Run run{0, static_cast<int>(std::min<int64_t>(V, p.out_w - col)), 0, row, col};
-        Window w = window(run, oy, ox, p.stride_h, p.stride_w, p.in_h, p.in_w, p.in_w, 1);
-        if (w.hi == w.lo) continue;
-        total = fma(load_first(dy + row * p.out_w + col, run.count), load_stepped(x + w.offset, p.stride_w, w.lo, w.hi),
-                    total);
+  int taps = static_cast<int>(std::min<int64_t>(Taps, p.kernel_w - s0));
+  vec<T> total[Taps] = {};
+  int64_t oy = r * p.dilation_h - p.pad_top;
+  for (int64_t col = 0; col < p.out_w; col += V) {
+    int count = static_cast<int>(std::min<int64_t>(V, p.out_w - col));
+    Window windows[Taps];
+    for (int s = 0; s < taps; ++s)
+      windows[s] = window({0, count, 0, 0, col}, 0, (s0 + s) * p.dilation_w - p.pad_left, 1, p.stride_w, 1, p.in_w, 0, 1);
+    for (int64_t n = 0; n < p.batch; ++n)
+      for (int64_t row = 0; row < p.out_h; ++row) {
+        int64_t y = row * p.stride_h + oy;
+        if (y < 0 || y >= p.in_h) continue;
+        vec<T> d = load_first(dy + n * y_image + row * p.out_w + col, count);
+        const T* from = x + n * x_image + y * p.in_w;
+        static_for<Taps>([&](auto s) ARRAYNN_LAMBDA {
+          if (s >= taps) return;
+          total[s] = fma(d, load_stepped(from + windows[s].offset, p.stride_w, windows[s].lo, windows[s].hi), total[s]);
+        });
       }
-  return sum<T>(total);
+  }
+  static_for<Taps>([&](auto s) ARRAYNN_LAMBDA {
+    if (s < taps) dw[s] = sum<T>(total[s]);
+  });
 }
 
 template <class T>
@@ -144,10 +210,11 @@ void weight_gradient_depthwise(const ConvParams& p, const T* dy, const T* x, T* 
   int64_t taps = p.kernel_h * p.kernel_w, multiplier = p.out_channels / p.groups;
   int64_t y_plane = p.out_h * p.out_w, x_plane = p.in_h * p.in_w;
   parallel_for(p.out_channels, [&](int64_t channel, int) {
-    for (int64_t t = 0; t < taps; ++t)
-      dw[channel * taps + t] =
-          weight_nchw(p, dy + channel * y_plane, x + channel / multiplier * x_plane, p.out_channels * y_plane,
-                      p.in_channels * x_plane, t / p.kernel_w, t % p.kernel_w);
+    constexpr int group = 4;
+    for (int64_t r = 0; r < p.kernel_h; ++r)
+      for (int64_t s = 0; s < p.kernel_w; s += group)
+        weight_nchw<T, group>(p, dy + channel * y_plane, x + channel / multiplier * x_plane, p.out_channels * y_plane,
+                              p.in_channels * x_plane, r, s, dw + channel * taps + r * p.kernel_w + s);
   });
 }
 template void weight_gradient_depthwise(const ConvParams&, const float*, const float*, float*);
