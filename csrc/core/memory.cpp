@@ -30,10 +30,16 @@ size_t class_size(int size_class) {
   return base + base / 4 * (size_class % 4);
 }
 
+struct Idle {
+  void* data;
+  size_t age;      // number of the release that left it here
+  bool reclaimed;  // its pages were offered to the system
+};
+
 struct Pool {
   std::mutex mutex;
-  std::vector<void*> idle[class_count];
-  size_t idle_bytes = 0;
+  std::vector<Idle> idle[class_count];  // the longest idle first
+  size_t idle_bytes = 0, offered_bytes = 0, releases = 0;
   size_t bound;
 
   Pool() {
@@ -42,10 +48,31 @@ struct Pool {
   }
 };
 
+// What a loop over a network leaves idle for a moment stays mapped. Offering pages to the system costs
+// as much as an op (it clears their dirty bits), so only what waits behind these bytes is offered.
+constexpr size_t hot_bytes = size_t{256} << 20;
+
 // Never destroyed: arrays may outlive the module at interpreter exit.
 Pool& pool() {
   static Pool* instance = new Pool;
   return *instance;
+}
+
+// Lets the system take the pages of the large block that has been idle longest, when it needs them.
+bool offer_oldest(Pool& p) {
+  Idle* oldest = nullptr;
+  size_t capacity = 0;
+  for (int c = class_of(huge_page); c < class_count; ++c)
+    for (Idle& block : p.idle[c])
+      if (!block.reclaimed) {
+        if (!oldest || block.age < oldest->age) oldest = &block, capacity = class_size(c);
+        break;
+      }
+  if (!oldest) return false;
+  madvise(oldest->data, capacity / huge_page * huge_page, MADV_FREE);
+  oldest->reclaimed = true;
+  p.offered_bytes += capacity;
+  return true;
 }
 
 void* fresh(size_t capacity) {
@@ -66,10 +93,11 @@ Block acquire(size_t bytes) {
     std::lock_guard<std::mutex> lock(p.mutex);
     auto& list = p.idle[size_class];
     if (!list.empty()) {
-      void* data = list.back();
+      Idle block = list.back();
       list.pop_back();
       p.idle_bytes -= capacity;
-      return {data, capacity};
+      if (block.reclaimed) p.offered_bytes -= capacity;
+      return {block.data, capacity};
     }
   }
   void* data = fresh(capacity);
@@ -86,10 +114,11 @@ void release(Block block) noexcept {
   {
     std::lock_guard<std::mutex> lock(p.mutex);
     if (p.idle_bytes + block.capacity <= p.bound) {
-      if (block.capacity >= huge_page) madvise(block.data, block.capacity / huge_page * huge_page, MADV_FREE);
       try {
-        p.idle[class_of(block.capacity)].push_back(block.data);
+        p.idle[class_of(block.capacity)].push_back({block.data, p.releases++, false});
         p.idle_bytes += block.capacity;
+        while (p.idle_bytes - p.offered_bytes > hot_bytes && offer_oldest(p)) {
+        }
         return;
       } catch (const std::bad_alloc&) {
       }
@@ -108,10 +137,10 @@ void trim() noexcept {
   Pool& p = pool();
   std::lock_guard<std::mutex> lock(p.mutex);
   for (auto& list : p.idle) {
-    for (void* data : list) std::free(data);
+    for (Idle& block : list) std::free(block.data);
     list.clear();
   }
-  p.idle_bytes = 0;
+  p.idle_bytes = p.offered_bytes = 0;
 }
 
 }  // namespace arraynn

@@ -14,8 +14,9 @@ struct Block {
 Block acquire(size_t bytes);
 void release(Block block) noexcept;
 
-// Idle bytes are bounded (an eighth of the memory, at most 1 GiB). Under pressure the system takes
-// the pages of large idle blocks by itself: they are marked free (MADV_FREE) while they wait.
+// Idle bytes are bounded (an eighth of the memory, at most 1 GiB). The pages of what has been idle
+// longest are marked free (MADV_FREE), so that the system takes them by itself under pressure; and
+// all idle blocks go back before an allocation fails.
 size_t idle_bytes();
 void trim() noexcept;  // return every idle block to the system
 

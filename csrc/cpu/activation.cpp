@@ -11,7 +11,20 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
-constexpr int64_t grain = 32 << 10;  // elements per task: a task's bytes fit in L2
+constexpr int64_t grain = 32 << 10;  // elements per task: its bytes fit in L2
+constexpr int64_t streamed_bytes = int64_t{16} << 20;  // results of this size are not in cache when read
+
+// y[i] = f(i, count) over [begin, end), by vectors; past the cache where the array is large.
+template <class T, class F>
+ARRAYNN_INLINE void fill(int64_t total, int64_t begin, int64_t end, T* y, const F& f) {
+  bool aligned = reinterpret_cast<uintptr_t>(y + begin) % ARRAYNN_VECTOR_BYTES == 0;
+  if (total * static_cast<int64_t>(sizeof(T)) >= streamed_bytes && aligned) {
+    std::integral_constant<int, lanes<T>> whole;
+    for (; begin + lanes<T> <= end; begin += lanes<T>) stream(y + begin, f(begin, whole));
+    stream_end();
+  }
+  for_vectors<T>(end - begin, [&](int64_t i, auto n) ARRAYNN_LAMBDA { store_count(y + begin + i, f(begin + i, n), n); });
+}
 
 template <Activation F, class T>
 ARRAYNN_INLINE vec<T> forward(vec<T> x) {
@@ -31,30 +44,27 @@ ARRAYNN_INLINE vec<T> backward(vec<T> y, vec<T> dy) {
 template <Activation F, class T>
 void forward_all(int64_t count, const T* x, T* y) {
   parallel_chunks(count, grain, [=](int64_t begin, int64_t end) {
-    for_vectors<T>(end - begin, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
-      store_count(y + begin + i, forward<F, T>(load_count(x + begin + i, n)), n);
-    });
+    fill<T>(count, begin, end, y, [=](int64_t i, auto n) ARRAYNN_LAMBDA { return forward<F, T>(load_count(x + i, n)); });
   });
 }
 
 template <Activation F, class T>
 void backward_all(int64_t count, const T* y, const T* dy, T* dx) {
   parallel_chunks(count, grain, [=](int64_t begin, int64_t end) {
-    for_vectors<T>(end - begin, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
-      store_count(dx + begin + i, backward<F, T>(load_count(y + begin + i, n), load_count(dy + begin + i, n)), n);
+    fill<T>(count, begin, end, dx, [=](int64_t i, auto n) ARRAYNN_LAMBDA {
+      return backward<F, T>(load_count(y + i, n), load_count(dy + i, n));
     });
   });
 }
 
 // ---- softmax along rows of n adjacent elements --------------------------------------------------
 
+// NaN is left to the sum, which it makes NaN.
 template <class T>
 T row_max(const T* x, int64_t n) {
   vec<T> m = broadcast<T>(-INFINITY);
   for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-    vec<T> v = load_count(x + i, count);
-    if constexpr (std::is_same_v<decltype(count), int>) v = iota<T>() < count ? v : broadcast<T>(x[i]);
-    m = maximum<T>(m, v);
+    m = max(keep_count<T>(load_count(x + i, count), count, m), m);
   });
   return max_lane<T>(m);
 }
@@ -65,21 +75,13 @@ void softmax_row(int64_t n, const T* x, T* y, bool log) {
   vec<T> total{};
   for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
     vec<T> e = exp<T>(load_count(x + i, count) - m);
-    if constexpr (std::is_same_v<decltype(count), int>) e = iota<T>() < count ? e : vec<T>{};
-    total += e;
+    total += keep_count<T>(e, count, vec<T>{});
     if (!log) store_count(y + i, e, count);
   });
-  T s = sum<T>(total);
-  if (log) {
-    T shift = std::log(s);
-    for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-      store_count(y + i, (load_count(x + i, count) - m) - shift, count);
-    });
-  } else {
-    for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-      store_count(y + i, load_count(y + i, count) / s, count);
-    });
-  }
+  T s = sum<T>(total), shift = log ? std::log(s) : T(0), factor = T(1) / s;
+  for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    store_count(y + i, log ? (load_count(x + i, count) - m) - shift : load_count(y + i, count) * factor, count);
+  });
 }
 
 template <class T>
@@ -102,16 +104,17 @@ void softmax_row_backward(int64_t n, const T* y, const T* dy, T* dx, bool log) {
 template <class T, class Count>
 ARRAYNN_INLINE void softmax_columns(int64_t size, int64_t stride, const T* x, T* y, bool log, Count count) {
   vec<T> m = broadcast<T>(-INFINITY), total{};
-  for (int64_t i = 0; i < size; ++i) m = maximum<T>(m, load_count(x + i * stride, count));
+  for (int64_t i = 0; i < size; ++i) m = max(load_count(x + i * stride, count), m);
   for (int64_t i = 0; i < size; ++i) {
     vec<T> e = exp<T>(load_count(x + i * stride, count) - m);
     total += e;
     if (!log) store_count(y + i * stride, e, count);
   }
+  vec<T> last = T(1) / total;
   if (log)
-    for (int l = 0; l < lanes<T>; ++l) total[l] = std::log(total[l]);
+    for (int l = 0; l < lanes<T>; ++l) last[l] = std::log(total[l]);
   for (int64_t i = 0; i < size; ++i) {
-    vec<T> v = log ? (load_count(x + i * stride, count) - m) - total : load_count(y + i * stride, count) / total;
+    vec<T> v = log ? (load_count(x + i * stride, count) - m) - last : load_count(y + i * stride, count) * last;
     store_count(y + i * stride, v, count);
   }
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any, TypeAlias
 
@@ -40,6 +40,47 @@ def integer(op: str, name: str, value: Any) -> int:
         raise TypeError(f"{op}: {name} is {value!r}, expected an int") from None
 
 
+def number(op: str, name: str, value: Any) -> float:
+    """Return a float, or say which argument is not a number."""
+    if type(value) is float:
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name} is {value!r}, expected a number") from None
+
+
+_reductions = {"none": 0, "mean": 1, "sum": 2}
+
+
+def reduction_code(op: str, value: Any) -> int:
+    """Return the number by which the bindings know a reduction."""
+    try:
+        return _reductions[value]
+    except (KeyError, TypeError):
+        raise ValueError(f"{op}: reduction is {value!r}, expected 'mean', 'sum' or 'none'") from None
+
+
+def pull_of_reduced(unit: Array | None, compute: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Return the pullback of a reduced loss whose gradient for a cotangent of 1 is `unit`.
+
+    That array is handed out once; any other call computes a gradient of its own.
+    """
+    held = [unit]
+
+    def pull(cotangent: Array) -> Array:
+        if held and cotangent == 1:
+            try:
+                first = held.pop()
+            except IndexError:  # another thread was faster
+                first = None
+            if first is not None:
+                return first
+        return compute(cotangent)
+
+    return pull
+
+
 def gradient_like(gradient: Array | None, argument: Array) -> Array | None:
     """Round a gradient to its argument's dtype."""
     if gradient is None or gradient.dtype == argument.dtype:
@@ -47,16 +88,21 @@ def gradient_like(gradient: Array | None, argument: Array) -> Array | None:
     return gradient.astype(argument.dtype)
 
 
-def rng_key(op: str, rng: Any) -> int:
-    """Draw the 64-bit Philox key of one dropout mask from a seed or a generator (SPEC 7)."""
+def generator(op: str, rng: Any) -> np.random.Generator:
+    """Return the generator that a seed, a generator or None stands for (SPEC 7)."""
     if rng is None:
-        rng = _default_rng()
-    elif not isinstance(rng, np.random.Generator):
-        try:
-            rng = np.random.default_rng(rng)
-        except (TypeError, ValueError):
-            raise TypeError(f"{op}: rng is {rng!r}, expected None, a seed or a numpy.random.Generator") from None
-    return int(rng.integers(0, 2**64, dtype=np.uint64))
+        return _default_rng()
+    if isinstance(rng, np.random.Generator):
+        return rng
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: rng is {rng!r}, expected None, a seed or a numpy.random.Generator") from None
+
+
+def rng_key(op: str, rng: Any) -> int:
+    """Draw the 64-bit Philox key of one dropout mask."""
+    return int(generator(op, rng).integers(0, 2**64, dtype=np.uint64))
 
 
 _rng: np.random.Generator | None = None

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _core
-from ._common import Array, gradient_like, integer, rng_key
+from ._common import Array, generator, gradient_like, integer, rng_key
 from ._vjp import defvjp
 
 _Pull: TypeAlias = Callable[[Any], tuple[Any, ...]]
@@ -207,8 +207,8 @@ class _Sequence:
         rate = float(dropout) if training and layers > 1 else 0.0
         keys: list[int] = []
         if rate > 0:
-            generator = np.random.default_rng(rng) if rng is not None else None
-            keys = [rng_key(op, generator) for _ in range(layers - 1)]
+            source = generator(op, rng)
+            keys = [rng_key(op, source) for _ in range(layers - 1)]
         self.swap = bool(batch_first) and isinstance(input, np.ndarray) and input.ndim == 3
         self.input = input.swapaxes(0, 1) if self.swap else input
         self.params = list(params)

@@ -17,7 +17,7 @@ Cut cut_of(const ConvParams& p) {
   int64_t pixels = p.batch * p.out_h * p.out_w;
   int64_t m = p.out_channels / p.groups, n = p.in_channels / p.groups * p.kernel_h * p.kernel_w;
   // Chunks make tasks where C is small, and cost m x n elements each.
-  int64_t tiles = p.groups * ceil_div(m, 8 * MR) * ceil_div(n, 4 * NR<T>);
+  int64_t tiles = std::max<int64_t>(1, p.groups * ceil_div(m, 8 * MR) * ceil_div(n, 4 * NR<T>));
   int64_t chunks = std::clamp<int64_t>(std::min(32 / tiles, pixels / 2048), 1, 16);
   Cut c{pixels, ceil_div(std::max<int64_t>(pixels, 1), chunks), 0, {}};
   c.chunks = ceil_div(std::max<int64_t>(pixels, 1), c.chunk);

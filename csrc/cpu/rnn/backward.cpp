@@ -17,7 +17,7 @@ constexpr int width = 4;  // vectors of hidden units per tile
 
 template <class T>
 struct Backward {
-  T *d, *panels, *product;
+  T *d, *panels, *input, *product;
 };
 
 template <class T>
@@ -26,6 +26,7 @@ Backward<T> backward_pieces(const RnnLayer& p, Pieces& pieces) {
   Backward<T> b{};
   b.d = pieces.take<T>(rows * 4 * p.hidden);
   b.panels = pieces.take<T>(p.steps > 1 ? columns * round_up(p.hidden, width * lanes<T>) : 0);
+  b.input = pieces.take<T>(p.lengths ? rows * p.input_size : 0);
   b.product = pieces.take<T>(std::max({gemm_scratch<T>(rows, p.input_size, columns),
                                        gemm_scratch<T>(columns, p.input_size, rows),
                                        gemm_scratch<T>(columns, p.hidden, rows),
@@ -107,11 +108,30 @@ ARRAYNN_INLINE void finish_rows(const RnnLayer& p, const Step<T>& s, const T* ti
   }
 }
 
+// The input as the weights' gradient may read it: past a sequence's end there may be anything, NaN
+// too, which a zero gate gradient would not hide.
+template <class T>
+const T* readable_input(const RnnLayer& p, const T* x, T* copy) {
+  if (!p.lengths) return x;
+  size_t row_bytes = static_cast<size_t>(p.input_size) * sizeof(T);
+  parallel_chunks(p.steps * p.batch, 1 + 16384 / (p.input_size + 1), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      T* to = copy + row * p.input_size;
+      if (is_active(p, row / p.batch, row % p.batch))
+        std::memcpy(to, x + row * p.input_size, row_bytes);
+      else
+        std::memset(to, 0, row_bytes);
+    }
+  });
+  return copy;
+}
+
 // Sum over time of the gate gradients times what the weights saw.
 template <class T, int G>
 void weight_gradients(const RnnLayer& p, const RnnBackward& b, const Backward<T>& w) {
   int64_t rows = p.steps * p.batch, hidden = p.hidden, ld = 4 * hidden;
-  const T *x = static_cast<const T*>(b.input), *h = static_cast<const T*>(b.h) + (p.reverse ? p.batch * hidden : 0);
+  const T* h = static_cast<const T*>(b.h) + (p.reverse ? p.batch * hidden : 0);
+  const T* x = b.d_w_ih ? readable_input(p, static_cast<const T*>(b.input), w.input) : nullptr;
   T *d_w_ih = static_cast<T*>(b.d_w_ih), *d_w_hh = static_cast<T*>(b.d_w_hh);
   T *d_b_ih = static_cast<T*>(b.d_b_ih), *d_b_hh = static_cast<T*>(b.d_b_hh);
   // d[:, first..first+size) transposed, times `with` (rows x columns).

@@ -46,13 +46,13 @@ struct Exp<double> {
                                  2.0914717341716375952e-9};
 };
 
-// x = n ln 2 + r; gives n as integers and exp(r) - 1.
+// x = n ln 2 + r; gives n, as integers and as floats, and exp(r) - 1.
 template <class T>
-ARRAYNN_INLINE vec<T> reduce(vec<T> x, mask<T>& n) {
+ARRAYNN_INLINE vec<T> reduce(vec<T> x, mask<T>& n, vec<T>& whole) {
   using C = Exp<T>;
   vec<T> shifted = fma(x, broadcast<T>(C::log2e), broadcast<T>(C::magic));
   n = float_to_bits<T>(shifted) - float_to_bits<T>(broadcast<T>(C::magic));
-  vec<T> whole = shifted - C::magic;
+  whole = shifted - C::magic;
   vec<T> r = fma(whole, broadcast<T>(-C::ln2_hi), x);
   r = fma(whole, broadcast<T>(-C::ln2_lo), r);
   constexpr int degree = sizeof(C::q) / sizeof(T) - 1;
@@ -72,20 +72,62 @@ ARRAYNN_INLINE vec<T> exp(vec<T> x) {
   using C = Exp<T>;
   x = min(broadcast<T>(C::highest), max(broadcast<T>(C::lowest), x));  // NaN, as second operand, stays
   mask<T> n;
-  vec<T> p = reduce<T>(x, n) + T(1);
+  vec<T> whole, p = reduce<T>(x, n, whole) + T(1);
+#ifdef ARRAYNN_HAS_SCALE
+  return scale(p, whole);
+#else
   mask<T> half = n >> 1;  // two steps: 2^n itself may be inf or subnormal while the result is neither
   return p * power_of_two<T>(half) * power_of_two<T>(n - half);
+#endif
 }
 
-// exp for x <= 0 where a result below the normal range may be 0: one step instead of two. Used for
-// sums that hold an exp(0) as well.
+// exp for x <= 0 where a result below the normal range may be 0: one step on every instruction set.
+// For sums that hold an exp(0) as well.
 template <class T>
 ARRAYNN_INLINE vec<T> exp_nonpositive(vec<T> x) {
   using C = Exp<T>;
   constexpr T lowest = T(1 - C::bias) * T(0.6931471805599453);
   mask<T> n;
-  vec<T> p = reduce<T>(max(broadcast<T>(lowest), x), n) + T(1);
-  return (x < lowest) ? vec<T>{} : p * power_of_two<T>(n);
+  vec<T> whole, p = reduce<T>(max(broadcast<T>(lowest), x), n, whole) + T(1);
+#ifdef ARRAYNN_HAS_SCALE
+  p = scale(p, whole);
+#else
+  p = p * power_of_two<T>(n);
+#endif
+  return x < lowest ? vec<T>{} : p;
+}
+
+template <class T>
+struct Log;
+template <>
+struct Log<float> {
+  static constexpr float ln2_hi = 6.9313812256e-01f, ln2_lo = 9.0580006145e-06f;
+  static constexpr int32_t sqrt_half = 0x3f3504f3, fraction = 0x007fffff;
+  static constexpr float q[] = {0.66666662693f, 0.40000972152f, 0.28498786688f, 0.24279078841f};
+};
+template <>
+struct Log<double> {
+  static constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
+  static constexpr int64_t sqrt_half = 0x3fe6a09e667f3bcc, fraction = 0x000fffffffffffff;
+  static constexpr double q[] = {6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01,
+                                 2.222219843214978396e-01, 1.818357216161805012e-01, 1.531383769920937332e-01,
+                                 1.479819860511658591e-01};
+};
+
+// log x for positive, normal, finite x and NaN, to 1 ulp: x = 2^n (1 + f) with 1 + f between
+// sqrt(1/2) and sqrt(2), and log(1 + f) from s = f / (2 + f) as FreeBSD's e_log.c does it.
+template <class T>
+ARRAYNN_INLINE vec<T> log(vec<T> x) {
+  using C = Log<T>;
+  mask<T> bits = float_to_bits<T>(x) - C::sqrt_half;
+  vec<T> n = __builtin_convertvector(bits >> Exp<T>::mantissa, vec<T>);
+  vec<T> f = bits_to_float<T>((bits & C::fraction) + C::sqrt_half) - T(1);
+  vec<T> s = f / (f + T(2)), z = s * s, half = f * f * T(0.5);
+  constexpr int degree = sizeof(C::q) / sizeof(T) - 1;
+  vec<T> r = broadcast<T>(C::q[degree]);
+  static_for<degree>([&](auto i) ARRAYNN_LAMBDA { r = fma(r, z, broadcast<T>(C::q[degree - 1 - i])); });
+  vec<T> y = n * C::ln2_hi - ((half - fma(s, fma(z, r, half), n * C::ln2_lo)) - f);
+  return x == x ? y : x;
 }
 
 template <class T>
@@ -110,10 +152,10 @@ template <class T>
 ARRAYNN_INLINE vec<T> tanh(vec<T> x) {
   vec<T> y = min(broadcast<T>(Exp<T>::tanh_one), magnitude<T>(x)) * T(-2);
   mask<T> n;
-  vec<T> m = reduce<T>(y, n);
-  vec<T> scale = power_of_two<T>(n);
-  vec<T> t = fma(scale, m, scale - T(1));
-  return with_sign_of<T>(-t / (t + T(2)), x);
+  vec<T> whole, m = reduce<T>(y, n, whole);
+  vec<T> power = power_of_two<T>(n);
+  vec<T> t = fma(power, m, power - T(1));
+  return with_sign_of<T>((T(0) - t) / (t + T(2)), x);  // 0 - t, since -t would make tanh(0) -0
 }
 
 }  // namespace

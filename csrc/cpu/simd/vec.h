@@ -181,6 +181,20 @@ template <class T>
 ARRAYNN_INLINE T sum(vec<T> v) {
   return fold<T, lanes<T> / 2>(v, [](auto a, auto b) ARRAYNN_LAMBDA { return a + b; })[0];
 }
+// A vector of doubles as it is, or the halves of a vector of floats as doubles: f(vec<double>) for each.
+template <int Offset, int... I>
+ARRAYNN_INLINE vf64 widen_(vf32 v, std::integer_sequence<int, I...>) {
+  return __builtin_convertvector(__builtin_shufflevector(v, v, (Offset + I)...), vf64);
+}
+template <class F>
+ARRAYNN_INLINE void as_doubles(vf32 v, F&& f) {
+  f(widen_<0>(v, lane_sequence<double>{}));
+  f(widen_<lanes<double>>(v, lane_sequence<double>{}));
+}
+template <class F>
+ARRAYNN_INLINE void as_doubles(vf64 v, F&& f) {
+  f(v);
+}
 // NaN wins if `maximum` is used to fill the lanes.
 template <class T>
 ARRAYNN_INLINE vec<T> maximum(vec<T> a, vec<T> b) {
@@ -199,6 +213,14 @@ ARRAYNN_INLINE void for_vectors(int64_t n, F&& body) {
   int64_t i = 0;
   for (; i + lanes<T> <= n; i += lanes<T>) body(i, std::integral_constant<int, lanes<T>>{});
   if (i < n) body(i, static_cast<int>(n - i));
+}
+// v in the first `count` lanes, where count is what for_vectors gives, and `otherwise` in the rest.
+template <class T, class Count>
+ARRAYNN_INLINE vec<T> keep_count(vec<T> v, Count count, vec<T> otherwise) {
+  if constexpr (std::is_same_v<Count, int>)
+    return iota<T>() < count ? v : otherwise;
+  else
+    return v;
 }
 // Load and store `count` lanes, where count is what for_vectors gives.
 template <class T, class Count>

@@ -35,6 +35,10 @@ ARRAYNN_INLINE void store_first(float* p, vf32 v, int n) {
 ARRAYNN_INLINE void store_first(double* p, vf64 v, int n) {
   for (int i = 0; i < n; ++i) p[i] = v[i];
 }
+// A store that leaves the cache alone, to an aligned address: for results larger than the cache.
+ARRAYNN_INLINE void stream(float* p, vf32 v) { _mm256_stream_ps(p, v); }
+ARRAYNN_INLINE void stream(double* p, vf64 v) { _mm256_stream_pd(p, v); }
+ARRAYNN_INLINE void stream_end() { _mm_sfence(); }
 
 }  // namespace
 }  // namespace arraynn::cpu::ARRAYNN_ISA

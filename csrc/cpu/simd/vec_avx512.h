@@ -35,6 +35,14 @@ ARRAYNN_INLINE vf32 load_range(const float* p, int lo, int hi) {
 ARRAYNN_INLINE vf64 load_range(const double* p, int lo, int hi) {
   return _mm512_maskz_loadu_pd(static_cast<__mmask8>(((1u << hi) - 1) & ~((1u << lo) - 1)), p);
 }
+// A store that leaves the cache alone, to an aligned address: for results larger than the cache.
+ARRAYNN_INLINE void stream(float* p, vf32 v) { _mm512_stream_ps(p, v); }
+ARRAYNN_INLINE void stream(double* p, vf64 v) { _mm512_stream_pd(p, v); }
+ARRAYNN_INLINE void stream_end() { _mm_sfence(); }
+// p 2^n for an integral n, rounded once, subnormal or inf where it must be.
+ARRAYNN_INLINE vf32 scale(vf32 p, vf32 n) { return _mm512_scalef_ps(p, n); }
+ARRAYNN_INLINE vf64 scale(vf64 p, vf64 n) { return _mm512_scalef_pd(p, n); }
+#define ARRAYNN_HAS_SCALE
 
 }  // namespace
 }  // namespace arraynn::cpu::ARRAYNN_ISA

@@ -21,6 +21,10 @@ ARRAYNN_INLINE vf64 sqrt(vf64 a) { return (vf64)vsqrtq_f64((float64x2_t)a); }
 ARRAYNN_INLINE vf32 nearest(vf32 a) { return (vf32)vrndnq_f32((float32x4_t)a); }
 ARRAYNN_INLINE vf64 nearest(vf64 a) { return (vf64)vrndnq_f64((float64x2_t)a); }
 
+ARRAYNN_INLINE void stream(float* p, vf32 v) { __builtin_memcpy(p, &v, sizeof v); }
+ARRAYNN_INLINE void stream(double* p, vf64 v) { __builtin_memcpy(p, &v, sizeof v); }
+ARRAYNN_INLINE void stream_end() {}
+
 }  // namespace
 }  // namespace arraynn::cpu::ARRAYNN_ISA
 

@@ -14,6 +14,10 @@ ARRAYNN_INLINE vf32 sqrt(vf32 a) { return _mm_sqrt_ps(a); }
 ARRAYNN_INLINE vf64 sqrt(vf64 a) { return _mm_sqrt_pd(a); }
 ARRAYNN_INLINE vf32 nearest(vf32 a) { return _mm_round_ps(a, 8); }
 ARRAYNN_INLINE vf64 nearest(vf64 a) { return _mm_round_pd(a, 8); }
+// A store that leaves the cache alone, to an aligned address: for results larger than the cache.
+ARRAYNN_INLINE void stream(float* p, vf32 v) { _mm_stream_ps(p, v); }
+ARRAYNN_INLINE void stream(double* p, vf64 v) { _mm_stream_pd(p, v); }
+ARRAYNN_INLINE void stream_end() { _mm_sfence(); }
 
 }  // namespace
 }  // namespace arraynn::cpu::ARRAYNN_ISA
