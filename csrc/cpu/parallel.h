@@ -17,16 +17,35 @@ void parallel_for(int64_t count, const F& f) {
       const_cast<F*>(&f));
 }
 
-// f(begin, end) over [0, n) in chunks of at least `grain`, at most 256 of them.
+constexpr int max_chunks = 256;
+
+// The size of the chunks of [0, n): at least `grain`, and at most max_chunks of them.
+inline int64_t chunk_size(int64_t n, int64_t grain) {
+  int64_t least = (n + max_chunks - 1) / max_chunks;
+  return least > grain ? least : grain;
+}
+
+// f(begin, end) over [0, n) in chunks.
 template <class F>
 void parallel_chunks(int64_t n, int64_t grain, const F& f) {
   if (n <= 0) return;
-  int64_t chunk = n / 256 > grain ? n / 256 + 1 : grain;
+  int64_t chunk = chunk_size(n, grain);
   int64_t count = (n + chunk - 1) / chunk;
   parallel_for(count, [&](int64_t index, int) {
     int64_t begin = index * chunk;
     f(begin, begin + chunk < n ? begin + chunk : n);
   });
+}
+
+// The sum of f(begin, end) over such chunks, added in their order.
+template <class F>
+double parallel_sum(int64_t n, int64_t grain, const F& f) {
+  double parts[max_chunks];
+  int64_t chunk = chunk_size(n, grain);
+  parallel_chunks(n, grain, [&](int64_t begin, int64_t end) { parts[begin / chunk] = f(begin, end); });
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += chunk) total += parts[begin / chunk];
+  return total;
 }
 
 // f(worker, workers) on each thread of one team.

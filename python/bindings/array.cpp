@@ -30,11 +30,6 @@ bool make_view(py::handle array, DType dtype, Array& view) {
   return true;
 }
 
-bool is_native(const py::dtype& dtype) {
-  char order = dtype.byteorder();
-  return order == '=' || order == '|' || order == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>');
-}
-
 const py::dtype& numpy_dtype(DType dtype) {
   static const py::dtype* table[] = {new py::dtype("float32"), new py::dtype("float64"), new py::dtype("int64")};
   return *table[static_cast<int>(dtype)];
@@ -126,6 +121,11 @@ bool has_strides(const Array& array, const int64_t* strides) {
 
 }  // namespace
 
+bool is_native(const py::dtype& dtype) {
+  char order = dtype.byteorder();
+  return order == '=' || order == '|' || order == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>');
+}
+
 size_t Arguments::floating(const char* name, py::handle value) {
   if (!is_array(value))
     type_error("%s: %s must be an array, got %s", op_, name, Py_TYPE(value.ptr())->tp_name);
@@ -165,6 +165,17 @@ size_t Arguments::integer(const char* name, py::handle value) {
   return operands_.size() - 1;
 }
 
+size_t Arguments::integer_or_floating(const char* name, py::handle value) {
+  if (!is_array(value)) return floating(name, value);
+  auto dtype = py::reinterpret_borrow<py::array>(value).dtype();
+  char kind = dtype.kind();
+  if (kind == 'i' || kind == 'u') return integer(name, value);
+  if (kind != 'f' && !is_bfloat16(dtype))
+    type_error("%s: %s has dtype %s, expected an integer or a floating dtype", op_, name,
+               py::cast<std::string>(py::str(dtype)).c_str());
+  return floating(name, value);
+}
+
 DType Arguments::promote() {
   bool first = true;
   for (const Operand& operand : operands_) {
@@ -173,8 +184,7 @@ DType Arguments::promote() {
     bool native = is_native(dtype);
     int number = dtype.num();
     if (!native || (number != npy_api::NPY_FLOAT_ && number != npy_api::NPY_DOUBLE_)) {
-      bool known = (dtype.kind() == 'f' && dtype.itemsize() <= 8) || is_bfloat16(dtype);
-      if (!known)
+      if (!is_floating(dtype))
         type_error("%s: %s has dtype %s, expected a floating dtype (float32, float64, float16, bfloat16)", op_,
                    operand.name, py::cast<std::string>(py::str(dtype)).c_str());
       if (!native) dtype = dtype.attr("newbyteorder")("=");
@@ -251,6 +261,10 @@ Array view_of(py::handle array) {
                                                  : DType::int64;
   make_view(array, dtype, view);
   return view;
+}
+
+bool is_floating(const py::dtype& dtype) {
+  return (dtype.kind() == 'f' && dtype.itemsize() <= 8) || is_bfloat16(dtype);
 }
 
 bool is_contiguous(const Array& array) {

@@ -26,6 +26,8 @@ class Arguments {
   size_t optional_floating(const char* name, py::handle value);
   // An integer array, converted to int64 where it is another integer type.
   size_t integer(const char* name, py::handle value);
+  // Class indices or class probabilities.
+  size_t integer_or_floating(const char* name, py::handle value);
 
   // Settles the common dtype of the floating arguments and converts those that differ.
   // To be called once, after the last floating argument.
@@ -71,6 +73,9 @@ py::object empty_like(const Array& like, DType dtype);
 // The view of an array that `empty` made or that is known to be native and aligned.
 Array view_of(py::handle array);
 
+// True for the dtypes that a floating argument may have; true for this machine's byte order.
+bool is_floating(const py::dtype& dtype);
+bool is_native(const py::dtype& dtype);
 // True if the elements lie next to each other in some order of the axes, all strides positive.
 bool is_dense(const Array& array);
 bool is_contiguous(const Array& array);

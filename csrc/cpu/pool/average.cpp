@@ -1,0 +1,204 @@
+// Average pooling, ordinary and adaptive: sums over windows by the same steps as the maximum, then a
+// division. Backward, the rows of the cotangent over an input row are added up, and that row is
+// spread over the columns.
+#include "cpu/pool/window.h"
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+
+namespace {
+
+constexpr int64_t most_taps = 64;  // along the width, for the vectorised spreading
+
+// What windows along one axis count: `inside` for those of [first, last), which is most of them.
+struct Counts {
+  int64_t first, last;
+  double inside;
+  bool pads;   // padding counts
+  bool fixed;  // no window counts anything else
+};
+
+Counts counts_of(const PoolParams& p, const PoolAxis& a, double fixed) {
+  if (fixed != 0) return {0, a.out, fixed, false, true};
+  if (a.adaptive) return {0, 0, 0, false, false};
+  int64_t padding = p.count_include_pad ? a.padding : 0;
+  int64_t first = p.count_include_pad ? 0 : (a.padding + a.stride - 1) / a.stride;
+  int64_t last_start = a.size + padding + a.padding - a.kernel;  // of the last window with all its entries
+  int64_t last = last_start < 0 ? 0 : last_start / a.stride + 1;
+  if (last > a.out) last = a.out;
+  return {first < last ? first : last, last, static_cast<double>(a.kernel), p.count_include_pad, false};
+}
+
+double count_at(const PoolAxis& a, const Counts& c, int64_t o) {
+  if (c.fixed || (o >= c.first && o < c.last)) return c.inside;
+  if (!c.pads) return static_cast<double>(span_of(a, o).count());
+  int64_t start = o * a.stride - a.padding, end = start + a.kernel;
+  return static_cast<double>((end < a.size + a.padding ? end : a.size + a.padding) - start);
+}
+
+// The divisor is a product of the two axes' counts; an override is the rows' alone.
+struct Divisors {
+  Counts rows, columns;
+};
+Divisors divisors_of(const PoolParams& p) {
+  return {counts_of(p, p.rows, p.divisor), counts_of(p, p.columns, p.divisor != 0 ? 1 : 0)};
+}
+
+// values[o] /= rows times the count of window o.
+template <class T>
+void divide_row(const PoolAxis& a, const Counts& c, double rows, T* values) {
+  for (int64_t o = 0; o < c.first; ++o) values[o] /= static_cast<T>(rows * count_at(a, c, o));
+  T inside = static_cast<T>(rows * c.inside);
+  for_vectors<T>(c.last - c.first, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+    T* v = values + c.first + i;
+    store_count(v, load_count(v, n) / inside, n);
+  });
+  for (int64_t o = c.last; o < a.out; ++o) values[o] /= static_cast<T>(rows * count_at(a, c, o));
+}
+
+// ---- contiguous planes, backward ----------------------------------------------------------------
+
+// The cotangents of the windows [begin, end) over row h, each over its count.
+template <class T>
+void sum_rows(const PoolParams& p, const Divisors& d, const T* dy, int64_t h, int64_t begin, int64_t end, T* sums) {
+  Over over = windows_over(p.rows, h);
+  int64_t out = p.columns.out;
+  for_vectors<T>(end - begin, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+    vec<T> total{};
+    for (int64_t oh = over.first; oh < over.last; ++oh)
+      total += load_count(dy + oh * out + begin + i, n) / static_cast<T>(count_at(p.rows, d.rows, oh));
+    store_count(sums + i, total, n);
+  });
+  auto each = [&](int64_t from, int64_t to) {
+    for (int64_t o = from; o < to; ++o) sums[o - begin] /= static_cast<T>(count_at(p.columns, d.columns, o));
+  };
+  int64_t first = d.columns.first > begin ? d.columns.first : begin, last = d.columns.last < end ? d.columns.last : end;
+  if (first >= last) first = last = end;
+  each(begin, first);
+  T inside = static_cast<T>(d.columns.inside);
+  for_vectors<T>(last - first, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+    T* v = sums + first - begin + i;
+    store_count(v, load_count(v, n) / inside, n);
+  });
+  each(last, end);
+}
+
+// Row h of the gradient from the sums of all windows, at a stride of S.
+template <int S, class T>
+void spread_row(const PoolAxis& a, const T* sums, T* dx) {
+  Contribution list[most_taps];
+  int64_t count = contributions_of<S>(a, list);
+  for (int64_t i = 0; i * S < a.size; i += lanes<T>) {
+    vec<T> streams[S] = {};
+    for (int64_t m = 0; m < count; ++m) {
+      vec<T> value = load_inside(sums, i + list[m].shift, a.out);
+      if (S == 1 || list[m].stream == 0)
+        streams[0] += value;
+      else
+        streams[S - 1] += value;
+    }
+    store_streams<S>(dx + i * S, streams, a.size - i * S);
+  }
+}
+
+// The same at any stride, from the sums of the windows [begin, end).
+template <class T>
+void add_spans(const PoolAxis& a, const T* sums, int64_t begin, int64_t end, T* dx) {
+  for (int64_t o = begin; o < end; ++o) {
+    Span s = span_of(a, o);
+    T v = sums[o - begin];
+    for (int64_t i = s.begin; i < s.end; ++i) dx[i] += v;
+  }
+}
+
+template <class T>
+void row_backward(const PoolParams& p, const Divisors& d, const T* dy, int64_t h, T* dx) {
+  const PoolAxis& a = p.columns;
+  alignas(64) T sums[room];
+  if (!a.adaptive && a.out <= room && a.kernel <= most_taps && a.stride <= 2) {
+    sum_rows(p, d, dy, h, 0, a.out, sums);
+    a.stride == 1 ? spread_row<1>(a, sums, dx) : spread_row<2>(a, sums, dx);
+    return;
+  }
+  for_vectors<T>(a.size, [&](int64_t i, auto n) ARRAYNN_LAMBDA { store_count(dx + i, vec<T>{}, n); });
+  for (int64_t o = 0; o < a.out; o += room) {
+    int64_t end = a.out - o < room ? a.out : o + room;
+    sum_rows(p, d, dy, h, o, end, sums);
+    add_spans(a, sums, o, end, dx);
+  }
+}
+
+// ---- channels-last ------------------------------------------------------------------------------
+
+template <class T>
+void pixel(const PoolParams& p, const Divisors& d, const T* x, int64_t oh, int64_t ow, T* y) {
+  Span rows = span_of(p.rows, oh), columns = span_of(p.columns, ow);
+  T divisor = static_cast<T>(count_at(p.rows, d.rows, oh) * count_at(p.columns, d.columns, ow));
+  for_vectors<T>(p.channels, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+    vec<T> total{};
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
+      vec<T> row{};
+      for (int64_t c = columns.begin; c < columns.end; ++c)
+        row += load_count(x + (r * p.columns.size + c) * p.channels + i, n);
+      total += row;
+    }
+    store_count(y + i, total / divisor, n);
+  });
+}
+
+template <class T>
+void pixel_backward(const PoolParams& p, const Divisors& d, const T* dy, int64_t h, int64_t w, T* dx) {
+  Over rows = windows_over(p.rows, h), columns = windows_over(p.columns, w);
+  for_vectors<T>(p.channels, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+    vec<T> total{};
+    for (int64_t oh = rows.first; oh < rows.last; ++oh) {
+      double count = count_at(p.rows, d.rows, oh);
+      for (int64_t ow = columns.first; ow < columns.last; ++ow)
+        total += load_count(dy + (oh * p.columns.out + ow) * p.channels + i, n) /
+                 static_cast<T>(count * count_at(p.columns, d.columns, ow));
+    }
+    store_count(dx + i, total, n);
+  });
+}
+
+}  // namespace
+
+void avg_pool_forward(const PoolParams& p, const void* input, void* output) {
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T* x = static_cast<const T*>(input);
+    T* y = static_cast<T*>(output);
+    Divisors d = divisors_of(p);
+    int64_t in = p.rows.size * p.columns.size, out = p.columns.out, cost = in / (p.rows.out + 1);
+    if (p.layout == Layout::channels_last)
+      for_rows(p.batch, p.rows.out, cost * p.channels, [&](int64_t i, int64_t oh) {
+        T* row = y + (i * p.rows.out + oh) * out * p.channels;
+        for (int64_t ow = 0; ow < out; ++ow) pixel(p, d, x + i * in * p.channels, oh, ow, row + ow * p.channels);
+      });
+    else
+      for_rows(p.batch * p.channels, p.rows.out, cost, [&](int64_t i, int64_t oh) {
+        T* row = y + (i * p.rows.out + oh) * out;
+        join_row<Sum<T>>(p, x + i * in, oh, row);
+        divide_row(p.columns, d.columns, count_at(p.rows, d.rows, oh), row);
+      });
+  });
+}
+
+void avg_pool_backward(const PoolParams& p, const void* d_output, void* d_input) {
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T* dy = static_cast<const T*>(d_output);
+    T* dx = static_cast<T*>(d_input);
+    Divisors d = divisors_of(p);
+    int64_t width = p.columns.size, in = p.rows.size * width, out = p.rows.out * p.columns.out;
+    if (p.layout == Layout::channels_last)
+      for_rows(p.batch, p.rows.size, width * p.channels, [&](int64_t i, int64_t h) {
+        for (int64_t w = 0; w < width; ++w)
+          pixel_backward(p, d, dy + i * out * p.channels, h, w, dx + (i * in + h * width + w) * p.channels);
+      });
+    else
+      for_rows(p.batch * p.channels, p.rows.size, width,
+               [&](int64_t i, int64_t h) { row_backward(p, d, dy + i * out, h, dx + i * in + h * width); });
+  });
+}
+
+}  // namespace arraynn::cpu::ARRAYNN_ISA

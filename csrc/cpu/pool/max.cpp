@@ -1,0 +1,336 @@
+// Maximum pooling. Contiguous planes are vectorised along the width, channels-last ones over the
+// channels. The gradient is gathered, row by row of the input: an entry adds up the windows that
+// have their maximum there, so that rows are independent and written once.
+#include "cpu/pool/window.h"
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+
+namespace {
+
+constexpr uint8_t no_tap = 255;
+constexpr int64_t taps_room = 8192;  // elements of all rows of a window's buffer
+
+// lanes<T> taps, as bytes in memory and as integers of T's size.
+template <class T>
+struct bytes_of {
+  typedef uint8_t type __attribute__((vector_size(lanes<T>)));
+};
+template <class T>
+ARRAYNN_INLINE mask<T> load_taps(const uint8_t* p) {
+  typename bytes_of<T>::type b;
+  __builtin_memcpy(&b, p, sizeof b);
+  return __builtin_convertvector(b, mask<T>);
+}
+template <class T, class Count>
+ARRAYNN_INLINE void store_taps(uint8_t* p, mask<T> taps, Count count) {
+  auto b = __builtin_convertvector(taps, typename bytes_of<T>::type);
+  if constexpr (std::is_same_v<Count, int>) {
+    uint8_t bytes[lanes<T>];
+    __builtin_memcpy(bytes, &b, sizeof b);
+    for (int i = 0; i < count; ++i) p[i] = bytes[i];
+  } else {
+    __builtin_memcpy(p, &b, sizeof b);
+  }
+}
+
+// The better of the best so far and tap k: a larger value, or a NaN.
+template <class T>
+ARRAYNN_INLINE void challenge(vec<T>& best, mask<T>& tap, vec<T> v, int k) {
+  mask<T> better = (v > best) | (v != v);
+  best = better ? v : best;
+  tap = better ? mask<T>{} + k : tap;
+}
+
+// ---- one window, whatever its size --------------------------------------------------------------
+
+template <class T>
+struct Best {
+  T value = -INFINITY;
+  int64_t row = -1, column = -1;  // taps
+};
+
+// Entry (row, column) of the plane lies at x[row * row_step + column * column_step].
+template <class T>
+Best<T> best_of(const PoolParams& p, const T* x, int64_t row_step, int64_t column_step, int64_t oh, int64_t ow) {
+  Best<T> best;
+  Taps rows = taps_of(p.rows, oh), columns = taps_of(p.columns, ow);
+  for (int64_t r = rows.first; r < rows.last; ++r)
+    for (int64_t c = columns.first; c < columns.last; ++c) {
+      T v = x[(rows.start + r * p.rows.dilation) * row_step + (columns.start + c * p.columns.dilation) * column_step];
+      if (best.row < 0 || v > best.value || v != v) best = {v, r, c};
+    }
+  return best;
+}
+
+template <class T>
+int64_t place_of(const PoolParams& p, const Best<T>& best, int64_t oh, int64_t ow) {
+  if (best.row < 0) return -1;
+  int64_t row = oh * p.rows.stride - p.rows.padding + best.row * p.rows.dilation;
+  return row * p.columns.size + ow * p.columns.stride - p.columns.padding + best.column * p.columns.dilation;
+}
+
+// ---- contiguous planes --------------------------------------------------------------------------
+
+// Windows at a stride of S, if their rows fit the buffer.
+template <int S, class T>
+bool row_with_taps(const PoolParams& p, const T* plane, int64_t oh, T* y, uint8_t* taps) {
+  const PoolAxis& a = p.columns;
+  Taps rows = taps_of(p.rows, oh);
+  int64_t size = taps_room / p.rows.kernel, length = size / S, tile = windows_in<T, S>(size, a);
+  if (a.stride != S || tile < lanes<T>) return false;
+  alignas(64) T phases[taps_room];
+  int64_t reach = (a.kernel - 1) * a.dilation;
+  int first_tap = static_cast<int>(rows.first * a.kernel);
+  for (int64_t o = 0; o < a.out; o += tile) {
+    int64_t n = a.out - o < tile ? a.out - o : tile;
+    for (int64_t r = rows.first; r < rows.last; ++r) {
+      const T* row = plane + (rows.start + r * p.rows.dilation) * a.size;
+      auto values = [&](int64_t c, auto count) ARRAYNN_LAMBDA { return load_count(row + c, count); };
+      fill_phases<S>(phases + (r - rows.first) * size, length, o * S - a.padding, (n - 1) * S + reach + 1, a.size,
+                     T(-INFINITY), values);
+    }
+    for_vectors<T>(n, [&](int64_t j, auto count) ARRAYNN_LAMBDA {
+      vec<T> best = broadcast<T>(-INFINITY);
+      mask<T> tap = mask<T>{} + first_tap;
+      int k = first_tap;
+      const T* row = phases + j;
+      for (int64_t r = rows.first; r < rows.last; ++r, row += size)
+        for (int64_t c = 0; c <= reach; c += a.dilation, ++k)
+          challenge<T>(best, tap, load_count(row + c % S * length + c / S, count), k);
+      store_count(y + o + j, best, count);
+      store_taps<T>(taps + o + j, tap, count);
+    });
+  }
+  // A window that begins in the padding has its first entry at another tap, or none at all.
+  for (int64_t o = 0; o < a.out && (o * S < a.padding || rows.first == rows.last); ++o) {
+    Taps columns = taps_of(a, o);
+    if (y[o] == T(-INFINITY))
+      taps[o] = rows.first < rows.last && columns.first < columns.last
+                    ? static_cast<uint8_t>(first_tap + columns.first)
+                    : no_tap;
+  }
+  return true;
+}
+
+// The gradient's row h from the taps, at a stride of S.
+template <int S, class T>
+void gather_row(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, T* dx) {
+  const PoolAxis& a = p.columns;
+  Contribution list[no_tap];
+  int64_t count = contributions_of<S>(a, list);
+  Over over = windows_over(p.rows, h);
+  for (int64_t i = 0; i * S < a.size; i += lanes<T>) {
+    vec<T> streams[S] = {};
+    for (int64_t oh = over.first; oh < over.last; ++oh) {
+      int64_t r = tap_at(p.rows, oh, h);
+      if (r < 0) continue;
+      const T* d = dy + oh * a.out;
+      const uint8_t* t = taps + oh * a.out;
+      for (int64_t m = 0; m < count; ++m) {
+        const Contribution& c = list[m];
+        int64_t at = i + c.shift;
+        if (at <= -lanes<T> || at >= a.out) continue;
+        vec<T> value = load_inside(d, at, a.out);
+        value = load_taps<T>(t + at) == static_cast<int>(r * a.kernel + c.tap) ? value : vec<T>{};
+        if (S == 1 || c.stream == 0)
+          streams[0] += value;
+        else
+          streams[S - 1] += value;
+      }
+    }
+    store_streams<S>(dx + i * S, streams, a.size - i * S);
+  }
+}
+
+// The same at any stride: each window of the rows over h adds to one entry.
+template <class T>
+void scatter_row(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, T* dx) {
+  const PoolAxis& a = p.columns;
+  for (int64_t i = 0; i < a.size; ++i) dx[i] = T(0);
+  Over over = windows_over(p.rows, h);
+  for (int64_t oh = over.first; oh < over.last; ++oh) {
+    int64_t r = tap_at(p.rows, oh, h);
+    if (r < 0) continue;
+    for (int64_t o = 0; o < a.out; ++o) {
+      uint8_t tap = taps[oh * a.out + o];
+      int64_t k = tap - r * a.kernel;
+      if (tap != no_tap && k >= 0 && k < a.kernel) dx[o * a.stride - a.padding + k * a.dilation] += dy[oh * a.out + o];
+    }
+  }
+}
+
+template <class T>
+void row_backward(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, T* dx) {
+  // Vectors of taps may begin before the first one, but not by more than the margin.
+  bool near = (p.columns.kernel - 1) * p.columns.dilation < static_cast<int64_t>(taps_margin);
+  if (near && p.columns.stride == 1)
+    gather_row<1>(p, dy, taps, h, dx);
+  else if (near && p.columns.stride == 2)
+    gather_row<2>(p, dy, taps, h, dx);
+  else
+    scatter_row(p, dy, taps, h, dx);
+}
+
+// ---- channels-last ------------------------------------------------------------------------------
+
+// Output pixel (oh, ow) of all channels; x is the image, y and taps (which may be null) the pixel's.
+template <class T>
+void pixel(const PoolParams& p, const T* x, int64_t oh, int64_t ow, T* y, uint8_t* taps) {
+  Taps rows = taps_of(p.rows, oh), columns = taps_of(p.columns, ow);
+  const T* corner = x + (rows.start * p.columns.size + columns.start) * p.channels;
+  int64_t row_step = p.rows.dilation * p.columns.size * p.channels, column_step = p.columns.dilation * p.channels;
+  bool none = rows.first == rows.last || columns.first == columns.last;
+  int first = none ? no_tap : static_cast<int>(rows.first * p.columns.kernel + columns.first);
+  for_vectors<T>(p.channels, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    vec<T> best = broadcast<T>(-INFINITY);
+    mask<T> tap = mask<T>{} + first;
+    for (int64_t r = rows.first; r < rows.last; ++r)
+      for (int64_t c = columns.first; c < columns.last; ++c) {
+        vec<T> v = load_count(corner + r * row_step + c * column_step + i, count);
+        if (taps)
+          challenge<T>(best, tap, v, static_cast<int>(r * p.columns.kernel + c));
+        else
+          best = Max<T>::join(best, v);
+      }
+    store_count(y + i, best, count);
+    if (taps) store_taps<T>(taps + i, tap, count);
+  });
+}
+
+// The gradient's pixel (h, w); dy, taps and dx are the image's.
+template <class T>
+void pixel_backward(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, int64_t w, T* dx) {
+  Over rows = windows_over(p.rows, h), columns = windows_over(p.columns, w);
+  for_vectors<T>(p.channels, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    vec<T> total{};
+    for (int64_t oh = rows.first; oh < rows.last; ++oh) {
+      int64_t r = tap_at(p.rows, oh, h);
+      if (r < 0) continue;
+      for (int64_t ow = columns.first; ow < columns.last; ++ow) {
+        int64_t c = tap_at(p.columns, ow, w);
+        if (c < 0) continue;
+        int64_t at = (oh * p.columns.out + ow) * p.channels + i;
+        mask<T> here = load_taps<T>(taps + at) == static_cast<int>(r * p.columns.kernel + c);
+        total += here ? load_count(dy + at, count) : vec<T>{};
+      }
+    }
+    store_count(dx + (h * p.columns.size + w) * p.channels + i, total, count);
+  });
+}
+
+// ---- all planes ---------------------------------------------------------------------------------
+
+// The places in the plane that a row's taps name; `channels` of them per window.
+void places_of(const PoolParams& p, int64_t oh, int64_t channels, const uint8_t* taps, int64_t* places) {
+  for (int64_t ow = 0; ow < p.columns.out; ++ow)
+    for (int64_t i = ow * channels; i < (ow + 1) * channels; ++i) {
+      Best<float> best;
+      if (taps[i] != no_tap) best = {0, taps[i] / p.columns.kernel, taps[i] % p.columns.kernel};
+      places[i] = place_of(p, best, oh, ow);
+    }
+}
+
+template <class T>
+struct Forward {
+  const PoolParams& p;
+  const T* x;
+  T* y;
+  uint8_t* taps;    // null if they are not compact or not wanted
+  int64_t* places;  // null if they are not wanted
+};
+
+template <class T>
+void contiguous_row(const Forward<T>& f, int64_t plane, int64_t oh) {
+  const PoolParams& p = f.p;
+  int64_t out = p.columns.out, at = (plane * p.rows.out + oh) * out;
+  const T* x = f.x + plane * p.rows.size * p.columns.size;
+  if (!f.taps && !f.places) {
+    join_row<Max<T>>(p, x, oh, f.y + at);
+    return;
+  }
+  if (f.taps &&
+      (row_with_taps<1>(p, x, oh, f.y + at, f.taps + at) || row_with_taps<2>(p, x, oh, f.y + at, f.taps + at))) {
+    if (f.places) places_of(p, oh, 1, f.taps + at, f.places + at);
+    return;
+  }
+  for (int64_t ow = 0; ow < out; ++ow) {
+    Best<T> best = best_of(p, x, p.columns.size, 1, oh, ow);
+    f.y[at + ow] = best.value;
+    if (f.taps)
+      f.taps[at + ow] = best.row < 0 ? no_tap : static_cast<uint8_t>(best.row * p.columns.kernel + best.column);
+    if (f.places) f.places[at + ow] = place_of(p, best, oh, ow);
+  }
+}
+
+template <class T>
+void channels_last_row(const Forward<T>& f, int64_t image, int64_t oh) {
+  const PoolParams& p = f.p;
+  int64_t channels = p.channels, at = (image * p.rows.out + oh) * p.columns.out * channels;
+  const T* x = f.x + image * p.rows.size * p.columns.size * channels;
+  if (f.taps || !f.places) {
+    for (int64_t ow = 0; ow < p.columns.out; ++ow)
+      pixel(p, x, oh, ow, f.y + at + ow * channels, f.taps ? f.taps + at + ow * channels : nullptr);
+    if (f.places) places_of(p, oh, channels, f.taps + at, f.places + at);
+    return;
+  }
+  for (int64_t i = 0; i < p.columns.out * channels; ++i) {
+    Best<T> best = best_of(p, x + i % channels, p.columns.size * channels, channels, oh, i / channels);
+    f.y[at + i] = best.value;
+    f.places[at + i] = place_of(p, best, oh, i / channels);
+  }
+}
+
+// Gradients by place: windows share entries, so that an image or a plane is one task.
+template <class T>
+void scatter_places(const PoolParams& p, const T* dy, const int64_t* places, T* dx) {
+  int64_t lane = p.layout == Layout::channels_last ? p.channels : 1;
+  int64_t in = p.rows.size * p.columns.size * lane, out = p.rows.out * p.columns.out * lane;
+  parallel_for(p.batch * p.channels / lane, [&](int64_t i, int) {
+    T* plane = dx + i * in;
+    for (int64_t k = 0; k < in; ++k) plane[k] = T(0);
+    for (int64_t k = i * out; k < (i + 1) * out; ++k)
+      if (places[k] >= 0) plane[places[k] * lane + k % lane] += dy[k];
+  });
+}
+
+}  // namespace
+
+void max_pool_forward(const PoolParams& p, const void* input, void* output, void* taps, int64_t* indices) {
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    Forward<T> f{p, static_cast<const T*>(input), static_cast<T*>(output), nullptr, indices};
+    if (taps && p.compact) f.taps = static_cast<uint8_t*>(taps) + taps_margin;
+    if (taps && !p.compact) f.places = static_cast<int64_t*>(taps);
+    int64_t cost = p.rows.size * p.columns.size / (p.rows.out + 1);
+    if (p.layout == Layout::channels_last)
+      for_rows(p.batch, p.rows.out, cost * p.channels, [&](int64_t i, int64_t oh) { channels_last_row(f, i, oh); });
+    else
+      for_rows(p.batch * p.channels, p.rows.out, cost, [&](int64_t i, int64_t oh) { contiguous_row(f, i, oh); });
+  });
+}
+
+void max_pool_backward(const PoolParams& p, const void* d_output, const void* taps, void* d_input) {
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T* dy = static_cast<const T*>(d_output);
+    T* dx = static_cast<T*>(d_input);
+    if (!p.compact) {
+      scatter_places(p, dy, static_cast<const int64_t*>(taps), dx);
+      return;
+    }
+    const uint8_t* t = static_cast<const uint8_t*>(taps) + taps_margin;
+    int64_t width = p.columns.size, in = p.rows.size * width, out = p.rows.out * p.columns.out;
+    if (p.layout == Layout::channels_last) {
+      for_rows(p.batch, p.rows.size, width * p.channels, [&](int64_t i, int64_t h) {
+        int64_t at = i * out * p.channels;
+        for (int64_t w = 0; w < width; ++w) pixel_backward(p, dy + at, t + at, h, w, dx + i * in * p.channels);
+      });
+    } else {
+      for_rows(p.batch * p.channels, p.rows.size, width, [&](int64_t i, int64_t h) {
+        row_backward(p, dy + i * out, t + i * out, h, dx + i * in + h * width);
+      });
+    }
+  });
+}
+
+}  // namespace arraynn::cpu::ARRAYNN_ISA

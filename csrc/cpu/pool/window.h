@@ -1,0 +1,252 @@
+// Where windows lie, and the steps that pooling of contiguous planes is made of: forward, the columns
+// of a row are brought into phases, one per column of a stride, so that one tap of many windows is
+// one vector; backward, such vectors are interleaved to a row of the gradient.
+#pragma once
+#include <cmath>
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "cpu/simd/vec.h"
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+namespace {
+
+constexpr int64_t grain = 16 << 10;  // input elements per task
+constexpr int64_t room = 4096;       // elements in a row's buffer on the stack
+
+// Taps [first, last) of a window lie in the input, tap k at entry start + k dilation.
+struct Taps {
+  int64_t start, first, last;
+};
+inline Taps taps_of(const PoolAxis& a, int64_t o) {
+  int64_t start = o * a.stride - a.padding, d = a.dilation;
+  int64_t first = start < 0 ? (d - 1 - start) / d : 0;
+  int64_t last = start < a.size ? (a.size - start + d - 1) / d : 0;
+  if (last > a.kernel) last = a.kernel;
+  return {start, first < last ? first : last, last};
+}
+
+// The entries begin, begin + step, ... before end of the input are in window o.
+struct Span {
+  int64_t begin, end, step;
+  int64_t count() const { return end - begin; }  // with a step of 1
+};
+inline Span span_of(const PoolAxis& a, int64_t o) {
+  if (a.adaptive) return {o * a.size / a.out, ((o + 1) * a.size + a.out - 1) / a.out, 1};
+  Taps t = taps_of(a, o);
+  int64_t begin = t.start + t.first * a.dilation;
+  return {begin, t.first < t.last ? t.start + (t.last - 1) * a.dilation + 1 : begin, a.dilation};
+}
+
+// Windows [first, last) may hold entry i (with dilation, not all of them do).
+struct Over {
+  int64_t first, last;
+};
+inline Over windows_over(const PoolAxis& a, int64_t i) {
+  if (a.adaptive) return {i * a.out / a.size, ((i + 1) * a.out + a.size - 1) / a.size};
+  int64_t at = i + a.padding, early = at - (a.kernel - 1) * a.dilation;
+  int64_t first = early <= 0 ? 0 : (early + a.stride - 1) / a.stride, last = at / a.stride + 1;
+  return {first, last < a.out ? last : a.out};
+}
+// The tap by which window o holds entry i, or -1.
+inline int64_t tap_at(const PoolAxis& a, int64_t o, int64_t i) {
+  int64_t distance = i + a.padding - o * a.stride;
+  return a.dilation == 1 || distance % a.dilation == 0 ? distance / a.dilation : -1;
+}
+
+// Phases of `length` columns each: column c at phase[c % S][c / S].
+template <class T, int S>
+ARRAYNN_INLINE T* column(T* phases, int64_t length, int64_t c) {
+  return phases + c % S * length + c / S;
+}
+
+// How many windows, at a stride of S, have their columns in a buffer of `size` elements. Whole
+// vectors are stored behind the last one.
+template <class T, int S>
+int64_t windows_in(int64_t size, const PoolAxis& a) {
+  return size / S - (a.kernel - 1) * a.dilation / S - 1 - lanes<T>;
+}
+
+// Phases of the columns [from, from + count) of a row of `width`, with `fill` outside of the row.
+// values(column, n) are n columns of the row.
+template <int S, class T, class Values>
+ARRAYNN_INLINE void fill_phases(T* phases, int64_t length, int64_t from, int64_t count, int64_t width, T fill,
+                                const Values& values) {
+  int64_t left = from < 0 ? (-from < count ? -from : count) : 0;
+  int64_t right = width - from < count ? width - from : count;
+  int64_t c = left;
+  if (S == 2 && c % 2 && c < right) *column<T, S>(phases, length, c) = values(from + c, 1)[0], ++c;
+  for (; c + S * lanes<T> <= right; c += S * lanes<T>) {
+    constexpr std::integral_constant<int, lanes<T>> all{};
+    vec<T> a = values(from + c, all);
+    if constexpr (S == 1) {
+      store(phases + c, a);
+    } else {
+      vec<T> b = values(from + c + lanes<T>, all);
+      store(phases + c / 2, even<T>(a, b));
+      store(phases + length + c / 2, odd<T>(a, b));
+    }
+  }
+  if (c < right) {
+    int rest = static_cast<int>(right - c), n = rest < lanes<T> ? rest : lanes<T>;
+    vec<T> a = values(from + c, n);
+    if constexpr (S == 1) {
+      store(phases + c, a);
+    } else {
+      vec<T> b = rest > n ? values(from + c + n, rest - n) : vec<T>{};
+      store(phases + c / 2, even<T>(a, b));
+      store(phases + length + c / 2, odd<T>(a, b));
+    }
+  }
+  for (c = 0; c < left; ++c) *column<T, S>(phases, length, c) = fill;
+  for (c = right > left ? right : left; c < count; ++c) *column<T, S>(phases, length, c) = fill;
+}
+
+// Two or one streams side by side: row[S i + r] = stream r, element i.
+template <int S, class T>
+ARRAYNN_INLINE void store_streams(T* row, const vec<T> (&streams)[S], int64_t count) {
+  vec<T> lo = streams[0], hi = streams[0];
+  if constexpr (S == 2) lo = zip_lo<T>(streams[0], streams[1]), hi = zip_hi<T>(streams[0], streams[1]);
+  if (count >= S * lanes<T>) {
+    store(row, lo);
+    if constexpr (S == 2) store(row + lanes<T>, hi);
+  } else {
+    int n = static_cast<int>(count);
+    store_first(row, lo, n < lanes<T> ? n : lanes<T>);
+    if (S == 2 && n > lanes<T>) store_first(row + lanes<T>, hi, n - lanes<T>);
+  }
+}
+
+// In the gradient's row, stream r holds entries S i + r; tap k gives them what window i + shift got.
+struct Contribution {
+  int stream;
+  int64_t tap, shift;
+};
+// At most as many as there are taps; returns their number.
+template <int S>
+int64_t contributions_of(const PoolAxis& a, Contribution* list) {
+  int64_t count = 0;
+  for (int r = 0; r < S; ++r)
+    for (int64_t k = 0; k < a.kernel; ++k) {
+      int64_t distance = a.padding + r - k * a.dilation;
+      if (distance % S == 0) list[count++] = {r, k, distance / S};
+    }
+  return count;
+}
+
+// Elements at, at + 1, ... of p[0..size), zeros outside of it.
+template <class T>
+ARRAYNN_INLINE vec<T> load_inside(const T* p, int64_t at, int64_t size) {
+  if (at >= 0 && at + lanes<T> <= size) return load(p + at);
+  int64_t lo = at < 0 ? -at : 0, hi = size - at < lanes<T> ? size - at : lanes<T>;
+  return lo < hi ? load_range(p + at, static_cast<int>(lo), static_cast<int>(hi)) : vec<T>{};
+}
+
+// ---- forward, contiguous planes: join the rows of a window, then its columns ---------------------
+
+template <class T>
+struct Sum {
+  static constexpr T empty = 0;
+  static ARRAYNN_INLINE vec<T> join(vec<T> a, vec<T> b) { return a + b; }
+  static ARRAYNN_INLINE T join(T a, T b) { return a + b; }
+  static ARRAYNN_INLINE T across(vec<T> v) { return sum<T>(v); }
+};
+
+template <class T>
+struct Max {
+  static constexpr T empty = -INFINITY;
+  // max gives b where one is NaN: right if that is b.
+  static ARRAYNN_INLINE vec<T> join(vec<T> a, vec<T> b) { return a != a ? a : max(a, b); }
+  static ARRAYNN_INLINE T join(T a, T b) { return b > a || b != b ? b : a; }
+  static ARRAYNN_INLINE T across(vec<T> v) { return max_lane<T>(v); }
+};
+
+template <class Op, class T>
+T join_run(const T* x, int64_t count) {
+  vec<T> total = broadcast<T>(Op::empty);
+  for_vectors<T>(count, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+    total = Op::join(total, keep_count<T>(load_count(x + i, n), n, broadcast<T>(Op::empty)));
+  });
+  return Op::across(total);
+}
+
+// Windows at a stride of S, vectorised over the windows.
+template <class Op, int S, class T, class Values>
+void join_windows(const PoolAxis& a, const Values& values, T* y) {
+  alignas(64) T phases[room];
+  int64_t reach = (a.kernel - 1) * a.dilation, length = room / S, tile = windows_in<T, S>(room, a);
+  for (int64_t o = 0; o < a.out; o += tile) {
+    int64_t n = a.out - o < tile ? a.out - o : tile;
+    fill_phases<S>(phases, length, o * S - a.padding, (n - 1) * S + reach + 1, a.size, Op::empty, values);
+    for_vectors<T>(n, [&](int64_t j, auto count) ARRAYNN_LAMBDA {
+      vec<T> v = load_count(phases + j, count);
+      for (int64_t c = a.dilation; c <= reach; c += a.dilation)
+        v = Op::join(v, load_count(column<T, S>(phases, length, c) + j, count));
+      store_count(y + o + j, v, count);
+    });
+  }
+}
+
+// Windows wherever they lie, one by one, over rows that are joined in a buffer where it holds them.
+template <class Op, class T, class Values>
+void join_spans(const PoolAxis& a, const Values& values, T* y) {
+  alignas(64) T row[room + lanes<T>];
+  for (int64_t o = 0; o < a.out;) {
+    int64_t begin = span_of(a, o).begin, end = begin, next = o;
+    for (; next < a.out && span_of(a, next).end - begin <= room; ++next) end = span_of(a, next).end;
+    if (next == o) {  // one window is more than the buffer holds
+      Span s = span_of(a, o);
+      T v = Op::empty;
+      for (int64_t c = s.begin; c < s.end; c += s.step) v = Op::join(v, values(c, 1)[0]);
+      y[o++] = v;
+      continue;
+    }
+    for_vectors<T>(end - begin, [&](int64_t c, auto count) ARRAYNN_LAMBDA { store(row + c, values(begin + c, count)); });
+    for (; o < next; ++o) {
+      Span s = span_of(a, o);
+      T v = Op::empty;
+      for (int64_t c = s.begin; c < s.end; c += s.step) v = Op::join(v, row[c - begin]);
+      y[o] = v;
+    }
+  }
+}
+
+// One row of the output.
+template <class Op, class T>
+void join_row(const PoolParams& p, const T* plane, int64_t o, T* y) {
+  const PoolAxis& a = p.columns;
+  Span rows = span_of(p.rows, o);
+  if (rows.begin >= rows.end) {
+    for (int64_t i = 0; i < a.out; ++i) y[i] = Op::empty;
+    return;
+  }
+  if (a.out == 1 && rows.step == 1 && span_of(a, 0).begin == 0 && span_of(a, 0).end == a.size &&
+      (a.adaptive || a.dilation == 1)) {
+    *y = join_run<Op>(plane + rows.begin * a.size, (rows.end - rows.begin) * a.size);
+    return;
+  }
+  auto values = [&](int64_t c, auto count) ARRAYNN_LAMBDA {
+    vec<T> v = load_count(plane + rows.begin * a.size + c, count);
+    for (int64_t r = rows.begin + rows.step; r < rows.end; r += rows.step)
+      v = Op::join(v, load_count(plane + r * a.size + c, count));
+    return v;
+  };
+  bool fits = !a.adaptive && (a.kernel - 1) * a.dilation <= room / 4;
+  if (fits && a.stride == 1)
+    join_windows<Op, 1>(a, values, y);
+  else if (fits && a.stride == 2)
+    join_windows<Op, 2>(a, values, y);
+  else
+    join_spans<Op>(a, values, y);
+}
+
+// f(plane, row) over the rows of all planes (`rows` of each), each some `cost` elements of work.
+template <class F>
+void for_rows(int64_t planes, int64_t rows, int64_t cost, const F& f) {
+  parallel_chunks(planes * rows, grain / (cost + 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i / rows, i % rows);
+  });
+}
+
+}  // namespace
+}  // namespace arraynn::cpu::ARRAYNN_ISA

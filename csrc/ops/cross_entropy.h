@@ -1,0 +1,49 @@
+// Softmax and cross-entropy in one: l = -sum_c q_c log softmax(x)_c for every label, with
+//   q_c = w_c ((1 - s) t_c + s / C), t_c = [c == label] or the target's probability.
+// none: the labels' losses; sum: their sum; mean: that divided by the sum of w_label (class indices)
+// or by the number of labels (probabilities). A label equal to ignore_index takes no part: its loss
+// and its gradient are zero. The mean over no label is NaN.
+// Backward: dx_c = (softmax(x)_c sum_j q_j - q_c) dl.
+//
+// Input (N, C, ...) or (C,) is seen as outer x classes x inner and the labels as outer x inner, all
+// dense. Nothing is saved but, if the caller wants it, the gradient itself: forward writes it for a
+// cotangent of one while a row of logits is still in the cache.
+#pragma once
+#include "core/array.h"
+#include "ops/reduction.h"
+
+namespace arraynn {
+
+struct CrossEntropyParams {
+  DType dtype;
+  Reduction reduction;
+  bool probabilities;  // what the target holds
+  int64_t outer, classes, inner;
+  int64_t ignore_index;
+  double smoothing;
+  double divisor;  // of the mean
+  int ndim;        // of the output
+  int64_t output_shape[max_dims];
+};
+
+// A target of dtype int64 holds class indices. Channels-last input has its classes innermost.
+CrossEntropyParams cross_entropy_params(const Array& input, const Array& target, const Array* weight,
+                                        int64_t ignore_index, Reduction reduction, double smoothing, Layout layout);
+// Refuses labels out of range and computes the divisor. To be called before anything is computed.
+void cross_entropy_labels(CrossEntropyParams& p, const void* target, const void* weight);
+// Refuses a cotangent that is not of the output's shape.
+void check_cross_entropy_cotangent(const CrossEntropyParams& p, const Array& cotangent);
+
+// weight may be null; d_input may be null: not wanted.
+void cross_entropy_forward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight,
+                           void* output, void* d_input);
+void cross_entropy_backward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight,
+                            const void* cotangent, void* d_input);
+
+// The labels of one call: where the first one out of range lies (-1: nowhere), and what they count.
+struct LabelSummary {
+  int64_t first_bad;
+  double weight;
+};
+
+}  // namespace arraynn

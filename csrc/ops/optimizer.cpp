@@ -1,0 +1,76 @@
+#include "ops/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/errors.h"
+#include "core/isa.h"
+#include "cpu/table.h"
+
+namespace arraynn {
+
+namespace {
+
+constexpr int64_t chunk_elements = 16 << 10;
+
+}  // namespace
+
+void ChunkTable::add(DType dtype, int64_t count, void* const* data, int arrays) {
+  int64_t size = dtype == DType::float32 ? 4 : 8;
+  for (int64_t begin = 0; begin < count; begin += chunk_elements) {
+    TensorChunk chunk{dtype, std::min(chunk_elements, count - begin), {}};
+    for (int i = 0; i < arrays; ++i)
+      if (data[i]) chunk.data[i] = static_cast<char*>(data[i]) + begin * size;
+    if (first.empty() || filled_ + chunk.count > chunk_elements) {
+      first.push_back(static_cast<int64_t>(chunks.size()));
+      filled_ = 0;
+    }
+    filled_ += chunk.count;
+    chunks.push_back(chunk);
+  }
+}
+
+void ChunkTable::finish() { first.push_back(static_cast<int64_t>(chunks.size())); }
+
+AdamParams adam_params(const AdamOptions& o) {
+  if (o.step < 1) value_error("adam_step: step is %lld, expected at least 1", static_cast<long long>(o.step));
+  if (!(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1))
+    value_error("adam_step: betas is (%g, %g), expected two numbers of at least 0 and less than 1", o.beta1, o.beta2);
+  AdamParams p{o.beta1, o.beta2, o.eps, o.grad_scale, 0, 0, 0, 1};
+  double step = static_cast<double>(o.step);
+  p.size = o.lr / (1 - std::pow(o.beta1, step));
+  p.root = std::sqrt(1 - std::pow(o.beta2, step));
+  (o.decoupled ? p.shrink : p.decay) = o.decoupled ? 1 - o.lr * o.weight_decay : o.weight_decay;
+  return p;
+}
+
+void check_sgd(const SgdParams& p, bool buffers) {
+  if (p.momentum != 0 && !buffers)
+    value_error("sgd_step: momentum_buffers is None, expected arrays with momentum=%g", p.momentum);
+  if (p.nesterov && !(p.momentum > 0 && p.dampening == 0))
+    value_error("sgd_step: nesterov is True with momentum=%g and dampening=%g, expected momentum and no dampening",
+                p.momentum, p.dampening);
+}
+
+void adam_step(const AdamParams& p, const ChunkTable& table) {
+  cpu().adam_step(p, table.chunks.data(), table.first.data(), table.tasks());
+}
+
+void sgd_step(const SgdParams& p, const ChunkTable& table) {
+  cpu().sgd_step(p, table.chunks.data(), table.first.data(), table.tasks());
+}
+
+double grad_norm(const ChunkTable& table) {
+  return std::sqrt(cpu().sum_of_squares(table.chunks.data(), table.first.data(), table.tasks()));
+}
+
+double clip_factor(double norm, double max_norm) {
+  double factor = max_norm / (norm + 1e-6);
+  return factor >= 1 ? 1 : factor;  // NaN stays
+}
+
+void scale_grads(const ChunkTable& table, double factor) {
+  cpu().scale_chunks(factor, table.chunks.data(), table.first.data(), table.tasks());
+}
+
+}  // namespace arraynn

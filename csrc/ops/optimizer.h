@@ -1,0 +1,71 @@
+// Steps of optimizers, in place, one pass over all tensors. With g the gradient:
+// adam_step:      g /= grad_scale; p *= 1 - lr decay (decoupled) or g += decay p;
+//                 m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; u = max(u, v) where u is kept, else v;
+//                 p -= lr / (1 - b1^step) m / (sqrt(u) / sqrt(1 - b2^step) + eps).
+// sgd_step:       g += decay p; b = momentum b + (1 - dampening) g, then g = b, or g + momentum b
+//                 (Nesterov); p -= lr g.
+// clip_grad_norm: g *= min(1, max_norm / (norm + 1e-6)), norm that of all tensors as one vector.
+// Sources: Kingma and Ba 2015, Loshchilov and Hutter 2019, Reddi et al. 2018, in PyTorch's form.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "core/array.h"
+
+namespace arraynn {
+
+struct AdamOptions {
+  int64_t step;
+  double lr, beta1, beta2, eps, weight_decay;
+  bool decoupled;
+  double grad_scale;
+};
+
+struct AdamParams {
+  double beta1, beta2, eps, grad_scale;
+  double size;    // lr / (1 - b1^step)
+  double root;    // sqrt(1 - b2^step)
+  double decay;   // of the gradient
+  double shrink;  // of the parameter
+};
+
+struct SgdParams {
+  double lr, momentum, dampening, weight_decay;
+  bool nesterov;
+};
+
+// A stretch of one tensor, the same elements of each of its arrays: in the order of the step's lists.
+struct TensorChunk {
+  DType dtype;
+  int64_t count;
+  void* data[5];
+};
+
+// Chunks of bounded size, and tasks of about that size: task i takes the chunks first[i] to
+// first[i + 1] - 1. Many small tensors make one task.
+struct ChunkTable {
+  std::vector<TensorChunk> chunks;
+  std::vector<int64_t> first;
+
+  // Arrays of one tensor, dense in the same order; unused places of `data` are null.
+  void add(DType dtype, int64_t count, void* const* data, int arrays);
+  void finish();
+  int64_t tasks() const { return static_cast<int64_t>(first.size()) - 1; }
+
+ private:
+  int64_t filled_ = 0;
+};
+
+AdamParams adam_params(const AdamOptions& options);
+void check_sgd(const SgdParams& p, bool buffers);
+
+// Lists: params, grads, exp_avgs, exp_avg_sqs, and the maxes or nothing.
+void adam_step(const AdamParams& p, const ChunkTable& table);
+// Lists: params, grads, and the momentum buffers or nothing.
+void sgd_step(const SgdParams& p, const ChunkTable& table);
+// The norm before, and the factor that brings it to max_norm.
+double grad_norm(const ChunkTable& table);
+double clip_factor(double norm, double max_norm);
+void scale_grads(const ChunkTable& table, double factor);
+
+}  // namespace arraynn

@@ -1,0 +1,90 @@
+"""Neural-network kernels for plain arrays.
+
+Ops are plain functions on NumPy arrays with the names and semantics of ``torch.nn.functional``;
+`vjp` differentiates them; `reference` holds the same ops in readable NumPy; `layers`, `optim` and
+`fit` train networks with them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._config import get_num_threads, set_num_threads, show_config
+from ._vjp import vjp
+from .conv import conv1d, conv2d
+from .activation import log_softmax, relu, sigmoid, softmax, tanh
+from .cross_entropy import cross_entropy
+from .linear import linear
+from .optimizer import adam_step, clip_grad_norm, sgd_step
+from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from .rnn import gru, gru_cell, lstm, lstm_cell
+
+if TYPE_CHECKING:
+    from . import layers, optim, reference
+    from .io import load, save
+    from .training import History, evaluate, fit, predict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "History",
+    "adam_step",
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "clip_grad_norm",
+    "conv1d",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "evaluate",
+    "fit",
+    "get_num_threads",
+    "gru",
+    "gru_cell",
+    "layers",
+    "linear",
+    "load",
+    "log_softmax",
+    "lstm",
+    "lstm_cell",
+    "max_pool2d",
+    "mse_loss",
+    "optim",
+    "predict",
+    "reference",
+    "relu",
+    "save",
+    "set_num_threads",
+    "sgd_step",
+    "show_config",
+    "sigmoid",
+    "softmax",
+    "tanh",
+    "vjp",
+]
+
+# Imported at first use: a program that only calls ops does not pay for them.
+_lazy = {
+    "History": "training",
+    "evaluate": "training",
+    "fit": "training",
+    "predict": "training",
+    "load": "io",
+    "save": "io",
+}
+_lazy_modules = {"layers", "optim", "reference"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _lazy_modules:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _lazy:
+        value = getattr(importlib.import_module(f".{_lazy[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
