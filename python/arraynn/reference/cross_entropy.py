@@ -1,0 +1,154 @@
+"""Cross-entropy of logits against class indices or class probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._vjp import defvjp
+from ._common import (
+    Array,
+    array,
+    check_reduction,
+    deliver,
+    floating,
+    fraction,
+    integer,
+    integers,
+    is_floating,
+    result_dtype,
+    rounded,
+    shaped,
+    wide,
+)
+
+Pull = Callable[[Array], tuple[Array | None, ...]]
+
+
+class _Loss(NamedTuple):
+    """One call, spelled out; the class axis is the last of x and q."""
+
+    logp: Array  # log of the softmax of the logits
+    q: Array  # what each class's logp counts, negated, in the loss
+    losses: Array  # one for each label
+    counts: Array  # what each label counts in the divisor of the mean; 0 where it is ignored
+    used: Array  # whether a label is not ignored
+
+
+def cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """l = -sum over c of w[c] q[c] log softmax(x)[c] (torch.nn.functional.cross_entropy).
+
+    Input is (N, C, ...) or (C,). Target holds class indices, (N, ...) or (): q is then 1 at
+    that class; or probabilities of the input's shape: q is then the target. Label smoothing s makes
+    it (1 - s) q + s / C (Szegedy et al. 2016). The mean divides by the sum of the labels' weights
+    (indices) or by their number (probabilities); labels equal to `ignore_index` take no part.
+    The mean over no label is NaN.
+    """
+    op = "cross_entropy"
+    dtype = _check(op, input, target, weight, ignore_index, reduction, label_smoothing)
+    loss = _spell(input, target, weight, ignore_index, label_smoothing)
+    value = loss.losses
+    if reduction != "none":
+        value = value.sum()
+    if reduction == "mean":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = value / loss.counts.sum()
+    return deliver(op, value, dtype, out, input, target, weight)
+
+
+def _check(
+    op: str, input: Any, target: Any, weight: Any, ignore_index: Any, reduction: Any, label_smoothing: Any
+) -> np.dtype[Any]:
+    if floating(op, "input", input).ndim == 0:
+        raise ValueError(f"{op}: input must have at least 1 dimension, got shape ()")
+    axis = 0 if input.ndim == 1 else 1
+    classes = input.shape[axis]
+    if classes == 0:
+        raise ValueError(f"{op}: input has shape {input.shape}, without a class")
+    ignore_index = integer(op, "ignore_index", ignore_index)
+    check_reduction(op, reduction)
+    fraction(op, "label_smoothing", label_smoothing)
+    if weight is not None:
+        shaped(op, "weight", floating(op, "weight", weight), (classes,))
+    if is_floating(array(op, "target", target).dtype):
+        shaped(op, "target", target, input.shape)
+        if ignore_index >= 0:
+            raise ValueError(f"{op}: ignore_index is {ignore_index}, but target holds probabilities")
+        return result_dtype(op, input, target, weight)
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"{op}: target must be an integer or floating-point array, got dtype {target.dtype}")
+    shaped(op, "target", target, input.shape[:axis] + input.shape[axis + 1 :])
+    labels = integers(op, "target", target)
+    wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= classes))]
+    if wrong.size:
+        raise ValueError(f"{op}: target holds {wrong[0]}, but input has {classes} classes")
+    return result_dtype(op, input, weight)
+
+
+def _spell(
+    input: Array, target: Array, weight: Array | None, ignore_index: int, label_smoothing: float
+) -> _Loss:
+    axis = 0 if input.ndim == 1 else 1
+    x = np.moveaxis(wide(input), axis, -1)
+    classes = x.shape[-1]
+    w = np.ones(classes) if weight is None else wide(weight)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shifted = x - x.max(-1, keepdims=True, initial=-np.inf)
+        logp = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+        if is_floating(target.dtype):
+            t = np.moveaxis(wide(target), axis, -1)
+            q = w * ((1 - label_smoothing) * t + label_smoothing / classes)
+            used = np.ones(x.shape[:-1], bool)
+            losses = -(q * logp).sum(-1)
+            counts = np.ones(x.shape[:-1])
+        else:
+            labels = target.astype(np.int64)
+            used = labels != ignore_index
+            at = np.where(used, labels, 0)[..., np.newaxis]
+            counts = np.where(used, w[at[..., 0]], 0.0)
+            hit = np.arange(classes) == at
+            q = w * ((1 - label_smoothing) * hit + label_smoothing / classes)
+            # The label's term alone, not a sum with 0 * logp in it: logp may be -inf elsewhere.
+            losses = -(1 - label_smoothing) * w[at[..., 0]] * np.take_along_axis(logp, at, -1)[..., 0]
+            if label_smoothing:
+                losses = losses - label_smoothing / classes * (w * logp).sum(-1)
+            losses = np.where(used, losses, 0.0)
+    return _Loss(logp, q, losses, counts, used)
+
+
+@defvjp(cross_entropy, "input")
+def _cross_entropy_vjp(
+    wanted: tuple[bool, ...],
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> tuple[Array, Pull]:
+    out = cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+    loss = _spell(input, target, weight, ignore_index, label_smoothing)
+    axis, dtype = 0 if input.ndim == 1 else 1, input.dtype
+
+    def pull(dout: Array) -> tuple[Array | None, ...]:
+        """dx = (softmax(x) * sum(q) - q) dl, divided as the loss was; 0 for an ignored label."""
+        if not wanted[0]:
+            return (None,)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            dl = wide(dout) / (loss.counts.sum() if reduction == "mean" else 1.0)
+            dx = (np.exp(loss.logp) * loss.q.sum(-1, keepdims=True) - loss.q) * dl[..., np.newaxis]
+        dx = np.where(loss.used[..., np.newaxis], dx, 0.0)
+        return (rounded(np.moveaxis(dx, -1, axis), dtype),)
+
+    return out, pull

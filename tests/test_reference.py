@@ -1,0 +1,468 @@
+"""The reference against its second witness, PyTorch, and its gradients against central differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import arraynn as ann
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from arraynn.reference.dropout import kept, philox
+from checks import cotangent_of
+from parity import check, check_gradient, check_parity, flat, rand, torch_layers
+from tolerance import assert_close
+
+ref = ann.reference
+
+# -- convolution ------------------------------------------------------------------------------
+
+CONVS = [
+    dict(),
+    dict(stride=2),
+    dict(stride=(3,), padding=2),
+    dict(padding="same"),
+    dict(padding="same", dilation=3),
+    dict(padding="valid", stride=2),
+    dict(dilation=2, padding=1),
+    dict(groups=2),
+    dict(groups=4, padding=1, stride=2),
+]
+
+
+@pytest.mark.parametrize("options", CONVS, ids=str)
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
+def test_conv1d(options: dict[str, Any], kernel: int) -> None:
+    w = rand(8, 4 // options.get("groups", 1), kernel)
+    check(ref.conv1d, F.conv1d, rand(3, 4, 11), w, rand(8), **options)
+    check(ref.conv1d, F.conv1d, rand(4, 11), w, None, **options)
+
+
+@pytest.mark.parametrize("options", CONVS, ids=str)
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 2), (2, 4)])
+def test_conv2d(options: dict[str, Any], kernel: tuple[int, int]) -> None:
+    w = rand(8, 4 // options.get("groups", 1), *kernel)
+    check(ref.conv2d, F.conv2d, rand(2, 4, 9, 10), w, rand(8), **options)
+    check(ref.conv2d, F.conv2d, rand(4, 9, 10), w, None, **options)
+
+
+def test_conv2d_with_an_option_per_axis() -> None:
+    options = dict(stride=(2, 1), padding=(0, 3), dilation=(1, 2), groups=2)
+    check(ref.conv2d, F.conv2d, rand(2, 4, 7, 6), rand(6, 2, 3, 2), rand(6), **options)
+    check(ref.conv2d, F.conv2d, rand(0, 4, 7, 6), rand(6, 2, 3, 2), rand(6), **options)
+
+
+# -- pooling ----------------------------------------------------------------------------------
+
+POOLS = [
+    dict(kernel_size=2),
+    dict(kernel_size=3, stride=1, padding=1),
+    dict(kernel_size=(2, 3), stride=(1, 2), padding=(1, 0)),
+    dict(kernel_size=3, stride=2, ceil_mode=True),
+    dict(kernel_size=3, stride=2, padding=1, ceil_mode=True),
+    dict(kernel_size=(4, 2), stride=(3, 5), padding=(2, 1), ceil_mode=True),
+    dict(kernel_size=2, stride=3, ceil_mode=True),
+    dict(kernel_size=1),
+]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [*POOLS, dict(kernel_size=2, dilation=3), dict(kernel_size=3, dilation=2, padding=1, ceil_mode=True)],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(2, 3, 7, 8), (3, 10, 9), (0, 2, 7, 7)])
+def test_max_pool2d(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    check(ref.max_pool2d, F.max_pool2d, rand(*shape), **options)
+    check_parity(ref.max_pool2d, F.max_pool2d, rand(*shape).round(), return_indices=True, **options)
+
+
+@pytest.mark.parametrize("kernel", [2, 3, (3, 7)])
+def test_max_pool2d_takes_the_last_nan_and_the_first_of_equals(kernel: Any) -> None:
+    x = rand(1, 20, 9, 11).round()
+    x[:, :10][rand(1, 10, 9, 11) > 1] = np.nan
+    x[:, 5:][rand(1, 15, 9, 11) > 1] = -np.inf
+    x[:, 15:][rand(1, 5, 9, 11) > 1] = np.inf
+    y, index = ref.max_pool2d(x, kernel, 2, 1, return_indices=True)
+    ty, tindex = F.max_pool2d(torch.tensor(x), kernel, 2, 1, return_indices=True)
+    np.testing.assert_array_equal(y, ty.numpy())
+    np.testing.assert_array_equal(index, tindex.numpy())
+
+
+def test_max_pool2d_of_nothing_but_padding() -> None:
+    y, index = ref.max_pool2d(np.ones((1, 1, 1)), 2, 1, 1, 2, return_indices=True)
+    assert y.item() == -np.inf
+    assert index.item() == -1
+    assert ann.vjp(ref.max_pool2d, np.ones((1, 1, 1)), 2, 1, 1, 2)[1](np.ones((1, 1, 1)))[0].item() == 0
+
+
+@pytest.mark.parametrize("options", POOLS, ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 7, 8), (3, 10, 9), (0, 2, 7, 7)])
+@pytest.mark.parametrize(
+    "more", [{}, dict(count_include_pad=False), dict(divisor_override=3), dict(divisor_override=-2)], ids=str
+)
+def test_avg_pool2d(options: dict[str, Any], shape: tuple[int, ...], more: dict[str, Any]) -> None:
+    check(ref.avg_pool2d, F.avg_pool2d, rand(*shape), **options, **more)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, (1, 5), (None, 4), (9, None), (20, 11), (None, None)])
+@pytest.mark.parametrize("shape", [(2, 3, 7, 8), (3, 10, 9), (0, 2, 7, 7)])
+def test_adaptive_avg_pool2d(size: Any, shape: tuple[int, ...]) -> None:
+    check(ref.adaptive_avg_pool2d, F.adaptive_avg_pool2d, rand(*shape), size)
+
+
+def test_adaptive_avg_pool2d_to_nothing() -> None:
+    y, pullback = ann.vjp(ref.adaptive_avg_pool2d, rand(2, 3, 7, 8), (0, 4))
+    assert y.shape == (2, 3, 0, 4)
+    assert not pullback(y)[0].any()
+
+
+# -- dense, activations, losses ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (0, 5), (2, 0, 5)])
+def test_linear(shape: tuple[int, ...]) -> None:
+    check(ref.linear, F.linear, rand(*shape), rand(4, 5), rand(4))
+    check(ref.linear, F.linear, rand(*shape), rand(4, 5), None)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 4, 5)])
+def test_activations(shape: tuple[int, ...]) -> None:
+    scaled = np.asarray(3 * rand(*shape))
+    for name in ("relu", "sigmoid", "tanh"):
+        check(getattr(ref, name), getattr(torch, name), scaled)
+    for axis in range(-max(len(shape), 1), max(len(shape), 1)):
+        check(ref.softmax, F.softmax, scaled, axis)
+        check(ref.log_softmax, F.log_softmax, scaled, axis)
+
+
+def test_activations_at_the_ends() -> None:
+    x = np.array([0.0, -0.0, 1e-300, 40.0, -40.0, 800.0, -800.0, np.inf, -np.inf, np.nan])
+    for name in ("relu", "sigmoid", "tanh"):
+        check_parity(getattr(ref, name), getattr(torch, name), x)
+    rows = np.array([[0.0, 1e4, -1e4], [-np.inf, 2, 3], [-np.inf] * 3, [np.inf, 0, 1], [np.nan, 0, 1]])
+    check_parity(ref.softmax, F.softmax, rows, -1)
+    check_parity(ref.log_softmax, F.log_softmax, rows, -1)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(
+    "shapes", [((3, 4), (3, 4)), ((4,), (3, 4)), ((3, 1), (3, 4)), ((3, 4), (1,)), ((), ()), ((0, 3), (0, 3))]
+)
+def test_mse_loss(reduction: str, shapes: Any) -> None:
+    x, t = rand(*shapes[0]), rand(*shapes[1], seed=1)
+    check_parity(ref.mse_loss, lambda x, t, r: F.mse_loss(x, t.detach(), reduction=r), x, t, reduction)
+    w = np.asarray(np.abs(rand(*shapes[0], seed=2)))
+    peer = lambda x, t, r, weight: F.mse_loss(x, t.detach(), reduction=r, weight=weight)  # noqa: E731
+    check_parity(ref.mse_loss, peer, x, t, reduction, weight=w)
+    if x.size:
+        check_gradient(ref.mse_loss, x, t, reduction, weight=w)
+
+
+LABELS = [
+    ((5, 4), (5,)),
+    ((4,), ()),
+    ((2, 4, 3), (2, 3)),
+    ((2, 4, 2, 3), (2, 2, 3)),
+    ((0, 4), (0,)),
+    ((6, 1), (6,)),
+]
+
+
+@pytest.mark.parametrize("shapes", LABELS, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy(shapes: Any, reduction: str, smoothing: float, weighted: bool) -> None:
+    x, rng = 3 * rand(*shapes[0]), np.random.default_rng(1)
+    classes = shapes[0][0] if len(shapes[0]) == 1 else shapes[0][1]
+    weight = rng.uniform(0.5, 2, classes) if weighted else None
+    options = dict(reduction=reduction, label_smoothing=smoothing, weight=weight)
+    labels = rng.integers(0, classes, shapes[1])
+    ignored = np.where(rng.random(shapes[1]) < 0.4, -100, labels)
+    for target, ignore_index in ((labels, -100), (ignored, -100), (labels, 0)):
+        check_parity(ref.cross_entropy, F.cross_entropy, x, target, ignore_index=ignore_index, **options)
+        if (target != ignore_index).any():
+            check_gradient(ref.cross_entropy, x, target, ignore_index=ignore_index, **options)
+    probabilities = rng.uniform(0, 1, shapes[0])
+    peer = lambda x, t, **options: F.cross_entropy(x, t.detach(), **options)  # noqa: E731
+    check_parity(ref.cross_entropy, peer, x, probabilities, **options)
+    if x.size:
+        check_gradient(ref.cross_entropy, x, probabilities, **options)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy_without_a_label(smoothing: float, weighted: bool) -> None:
+    x, target = rand(3, 4), np.full(3, 2)
+    options = dict(ignore_index=2, label_smoothing=smoothing, weight=np.ones(4) if weighted else None)
+    check_parity(ref.cross_entropy, F.cross_entropy, x, target, **options)
+    loss, pullback = ann.vjp(ref.cross_entropy, x, target, **options)
+    assert np.isnan(loss)
+    assert not pullback(np.ones(()))[0].any()
+
+
+def test_cross_entropy_with_a_total_weight_of_zero() -> None:
+    weight = np.array([0.0, 1, 1, 1])
+    check_parity(ref.cross_entropy, F.cross_entropy, rand(3, 4), np.zeros(3, int), weight=weight)
+
+
+def test_cross_entropy_of_outliers() -> None:
+    x = np.array([[0, 1e4, -1e4, 3], [-np.inf, 0, 1, 2], [np.inf, 0, 1, 2], [np.nan, 0, 1, 2], [-np.inf] * 4])
+    for label in range(4):
+        for reduction in ("mean", "none"):
+            check_parity(ref.cross_entropy, F.cross_entropy, x, np.full(5, label), reduction=reduction)
+
+
+# -- recurrent --------------------------------------------------------------------------------
+
+
+def weights(
+    gates: int, inputs: int, hidden: int, layers: int, directions: int, bias: bool
+) -> list[np.ndarray]:
+    """Return what PyTorch's modules keep in `_flat_weights`."""
+    shapes: list[tuple[int, ...]] = []
+    for layer in range(layers):
+        features = inputs if layer == 0 else directions * hidden
+        for _ in range(directions):
+            shapes += [(gates * hidden, features), (gates * hidden, hidden)]
+            shapes += [(gates * hidden,), (gates * hidden,)] if bias else []
+    return [rand(*s, seed=i) / 2 for i, s in enumerate(shapes)]
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (0,)])
+@pytest.mark.parametrize("bias", [(True, True), (False, False)])
+def test_cells(batch: tuple[int, ...], bias: tuple[bool, bool]) -> None:
+    def peer(gates: int) -> Callable[..., Any]:
+        cell = torch._VF.lstm_cell if gates == 4 else torch._VF.gru_cell
+
+        def call(x: Any, hx: Any, *w: Any) -> Any:
+            if x.ndim == 2:
+                return cell(x, hx, *w)
+            out = cell(x[None], tuple(s[None] for s in hx) if gates == 4 else hx[None], *w)
+            return tuple(s[0] for s in out) if gates == 4 else out[0]
+
+        return call
+
+    for gates, op in ((4, ref.lstm_cell), (3, ref.gru_cell)):
+        w = weights(gates, 5, 4, 1, 1, True)
+        w[2:] = [b if keep else None for b, keep in zip(w[2:], bias, strict=True)]
+        h, c = rand(*batch, 4, seed=1), rand(*batch, 4, seed=2)
+        check(op, peer(gates), rand(*batch, 5), (h, c) if gates == 4 else h, *w)
+
+
+@pytest.mark.parametrize("which", [2, 3])
+def test_cells_with_one_bias(which: int) -> None:
+    """One bias alone is the other one at zero."""
+    for gates, op in ((4, ref.lstm_cell), (3, ref.gru_cell)):
+        w = weights(gates, 5, 4, 1, 1, True)
+        h, c = rand(3, 4, seed=1), rand(3, 4, seed=2)
+        hx = (h, c) if gates == 4 else h
+        alone = [*w[:which], None, *w[which + 1 :]]
+        zeros = [*w[:which], np.zeros_like(w[which]), *w[which + 1 :]]
+        for a, b in zip(flat(op(rand(3, 5), hx, *alone)), flat(op(rand(3, 5), hx, *zeros)), strict=True):
+            np.testing.assert_array_equal(a, b)
+        check_gradient(op, rand(3, 5), hx, *alone)
+
+
+@pytest.mark.parametrize("mode", ["lstm", "gru"])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(
+    "case", ["plain", "no bias", "batch first", "no hx", "unbatched", "lengths", "lengths, batch first"]
+)
+def test_layers(mode: str, layers: int, both: bool, case: str) -> None:
+    gates, directions, first = (4 if mode == "lstm" else 3), 1 + both, "batch first" in case
+    params = weights(gates, 5, 4, layers, directions, case != "no bias")
+    shape = (6, 5) if case == "unbatched" else (3, 6, 5) if first else (6, 3, 5)
+    states = (layers * directions, 4) if case == "unbatched" else (layers * directions, 3, 4)
+    h, c = rand(*states, seed=1), rand(*states, seed=2)
+    hx: Any = None if case == "no hx" else (h, c) if mode == "lstm" else h
+    lengths = np.array([4, 6, 1]) if "lengths" in case else None
+    options = dict(num_layers=layers, bidirectional=both, batch_first=first)
+    peer = torch_layers(mode, options, lengths)
+    check(
+        getattr(ref, mode),
+        lambda x, hx, p, **_: peer(x, hx, p),
+        rand(*shape),
+        hx,
+        params,
+        lengths=lengths,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("mode", ["lstm", "gru"])
+def test_layers_with_lengths_are_each_sequence_alone(mode: str) -> None:
+    params = weights(4 if mode == "lstm" else 3, 5, 4, 2, 2, True)
+    x, h, c = rand(6, 4, 5), rand(4, 4, 4, seed=1), rand(4, 4, 4, seed=2)
+    lengths = np.array([3, 0, 6, 1], np.uint8)
+    options = dict(num_layers=2, bidirectional=True)
+    op = getattr(ref, mode)
+
+    def states(n: slice) -> Any:
+        return (h[:, n], c[:, n]) if mode == "lstm" else h[:, n]
+
+    arguments = (x, states(slice(None)), params)
+    (y, last), pullback = ann.vjp(op, *arguments, lengths=lengths, **options)
+    check_gradient(op, *arguments, lengths=lengths, **options)
+    dy = cotangent_of((y, last))
+    dx, dhx, _ = pullback(dy)
+    for n, length in enumerate(lengths):
+        one = slice(n, n + 1)
+        alone, last_alone = op(x[:length, one], states(one), params, **options)
+        assert_close(y[:length, one], alone, terms=8)
+        for a, b in zip(flat(last), flat(last_alone), strict=True):
+            assert_close(a[:, one], b, terms=8)
+        assert not y[length:, n].any()
+        assert not dx[length:, n].any()
+    for d, dlast in zip(flat(dhx), flat(dy[1]), strict=True):
+        np.testing.assert_array_equal(d[:, 1], dlast[:, 1])
+
+
+@pytest.mark.parametrize("mode", ["lstm", "gru"])
+def test_layers_over_no_steps(mode: str) -> None:
+    params = weights(4 if mode == "lstm" else 3, 5, 4, 2, 1, True)
+    h, c = rand(2, 3, 4, seed=1), rand(2, 3, 4, seed=2)
+    hx = (h, c) if mode == "lstm" else h
+    (y, last), pullback = ann.vjp(getattr(ref, mode), rand(0, 3, 5), hx, params, num_layers=2)
+    assert y.shape == (0, 3, 4)
+    for a, b in zip(flat(last), flat(hx), strict=True):
+        np.testing.assert_array_equal(a, b)
+    dlast = cotangent_of(last)
+    dx, dhx, dparams = pullback((None, dlast))
+    assert dx.shape == (0, 3, 5)
+    for a, b in zip(flat(dhx), flat(dlast), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not any(d.any() for d in dparams)
+
+
+@pytest.mark.parametrize("mode", ["lstm", "gru"])
+def test_layers_drop_between_layers(mode: str) -> None:
+    """Dropout between two layers is the two layers with `keep` in between, whatever the layout."""
+    op, gates = getattr(ref, mode), 4 if mode == "lstm" else 3
+    params = weights(gates, 5, 4, 2, 1, True)
+    x, p = rand(6, 3, 5), 0.4
+    key = int(np.random.default_rng(7).integers(0, 2**64, dtype=np.uint64))
+    middle, _ = op(x, None, params[:4])
+    expected, _ = op(np.where(kept(middle.shape, p, key), middle / (1 - p), 0), None, params[4:])
+    options = dict(num_layers=2, dropout=p, training=True, rng=7)
+    y, _ = op(x, None, params, **options)
+    assert_close(y, expected)
+    y, _ = op(x.swapaxes(0, 1), None, params, batch_first=True, **options)
+    assert_close(y, expected.swapaxes(0, 1))
+    check_gradient(op, x, None, params, **options)
+    a, b = (op(x, None, params, **{**options, **o})[0] for o in (dict(training=False), dict(dropout=0.0)))
+    np.testing.assert_array_equal(a, b)
+
+
+# -- dropout ----------------------------------------------------------------------------------
+
+
+def test_philox_known_answers() -> None:
+    """The two vectors of Random123's kat_vectors whose counter fits in 64 bits, or is made to."""
+    zero = philox(np.zeros(1, np.uint64), 0)[0]
+    assert [hex(w) for w in zero] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
+
+
+def test_dropout() -> None:
+    x = rand(40, 50)
+    for p in (0.0, 0.25, 0.5, 0.9, 1.0):
+        y, pullback = ann.vjp(ref.dropout, x, p, rng=3)
+        np.testing.assert_array_equal(y, ref.dropout(x, p, rng=3))
+        stays = y != 0
+        assert abs(stays.mean() - (1 - p)) < 0.05
+        if p < 1:
+            assert_close(y, np.where(stays, x / (1 - p), 0))
+        dy = rand(40, 50, seed=1)
+        assert_close(pullback(dy)[0], np.where(stays, dy / max(1 - p, 1e-9), 0))
+    np.testing.assert_array_equal(ref.dropout(x, 0.5, False), x)
+    generator = np.random.default_rng(3)
+    np.testing.assert_array_equal(ref.dropout(x, rng=generator), ref.dropout(x, rng=3))
+    assert (ref.dropout(x, rng=generator) != ref.dropout(x, rng=3)).any()
+
+
+# -- optimizer --------------------------------------------------------------------------------
+
+SHAPES = [(3, 4), (7,), (), (0, 2)]
+
+
+def lists(count: int, seed: int = 0) -> list[list[np.ndarray]]:
+    return [[rand(*s, seed=100 * i + j + seed) for j, s in enumerate(SHAPES)] for i in range(count)]
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_adam_step(decoupled: bool, amsgrad: bool) -> None:
+    options = dict(lr=0.03, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)
+    params, *gradients = lists(6)
+    tensors = [torch.nn.Parameter(torch.tensor(p)) for p in params]
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    peer = kind(tensors, amsgrad=amsgrad, **options)
+    m, v, largest = ([np.zeros(s) for s in SHAPES] for _ in range(3))
+    for step, grads in enumerate(gradients, 1):
+        for t, g in zip(tensors, grads, strict=True):
+            t.grad = torch.tensor(g / step)  # smaller each time, so that amsgrad's maximum matters
+        peer.step()
+        more = dict(amsgrad_maxes=largest) if amsgrad else {}
+        scaled = [np.asarray(g / step * 8) for g in grads]
+        ref.adam_step(params, scaled, m, v, step=step, grad_scale=8, decoupled=decoupled, **options, **more)
+        for p, t in zip(params, tensors, strict=True):
+            assert_close(p, t.detach().numpy(), terms=2)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+@pytest.mark.parametrize("dampening", [0.0, 0.3])
+def test_sgd_step(nesterov: bool, momentum: float, dampening: float) -> None:
+    if nesterov and (momentum == 0 or dampening != 0):
+        params, grads = lists(2)
+        with pytest.raises(ValueError, match=r"^sgd_step: nesterov"):
+            ref.sgd_step(params, grads, params, lr=1, momentum=momentum, dampening=dampening, nesterov=True)
+        return
+    options = dict(lr=0.03, momentum=momentum, dampening=dampening, weight_decay=0.1, nesterov=nesterov)
+    params, buffers, *gradients = lists(6)
+    tensors = [torch.nn.Parameter(torch.tensor(p)) for p in params]
+    peer = torch.optim.SGD(tensors, **options)
+    for t, b in zip(tensors, buffers, strict=True):
+        peer.state[t]["momentum_buffer"] = torch.tensor(b)
+    for grads in gradients:
+        for t, g in zip(tensors, grads, strict=True):
+            t.grad = torch.tensor(g)
+        peer.step()
+        ref.sgd_step(params, grads, buffers if momentum else None, **options)
+        for p, t in zip(params, tensors, strict=True):
+            assert_close(p, t.detach().numpy(), terms=2)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 3.0, 1e6])
+def test_clip_grad_norm(max_norm: float) -> None:
+    (grads,) = lists(1)
+    tensors = [torch.nn.Parameter(torch.tensor(g)) for g in grads]
+    for t in tensors:
+        t.grad = t.detach().clone()
+    expected = torch.nn.utils.clip_grad_norm_(tensors, max_norm)
+    norm = ref.clip_grad_norm(grads, max_norm)
+    assert type(norm) is float
+    assert norm == pytest.approx(expected.item(), rel=1e-14)
+    for g, t in zip(grads, tensors, strict=True):
+        assert_close(g, t.grad.numpy())
+
+
+# -- dtypes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
+def test_results_are_rounded_once(dtype: Any) -> None:
+    x, w = rand(3, 5).astype(dtype), rand(4, 5).astype(dtype)
+    expected = (x.astype(np.float64) @ w.astype(np.float64).T).astype(dtype)
+    y, pullback = ann.vjp(ref.linear, x, w)
+    np.testing.assert_array_equal(y, expected)
+    assert y.dtype == dtype
+    assert [g.dtype for g in pullback(y)[:2]] == [dtype, dtype]
+    mixed, pullback = ann.vjp(ref.linear, x, w.astype(np.float64))
+    assert mixed.dtype == np.float64
+    assert [g.dtype for g in pullback(mixed)[:2]] == [dtype, np.float64]
