@@ -1,0 +1,295 @@
+"""conv1d and conv2d against the reference and PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import arraynn as ann
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from checks import check_bad, check_op, check_out, check_overlap, check_threads, cotangent_of
+from hypothesis import given
+from hypothesis import strategies as st
+from shapes import (
+    HALF,
+    WIDE,
+    arrays,
+    channels_last,
+    is_channels_last,
+    small,
+    values,
+    wide_dtypes,
+    widths,
+)
+from tolerance import assert_close, largest
+
+
+def check(name: str, x: Any, w: Any, b: Any = None, **options: Any) -> Any:
+    """`check_op` with the bounds of a convolution: how many products each result sums."""
+    axes = w.ndim - 2
+    kernel = int(np.prod(w.shape[2:]))
+    out = getattr(ann.reference, name)(x, w, b, **options)
+    places = max(1, out.size // max(1, w.shape[0]))
+    bounds = {
+        "out": (w.shape[1] * kernel + 1, largest(x) * largest(w) + (largest(b) if b is not None else 0)),
+        "input": (w.shape[0] // options.get("groups", 1) * kernel, largest(w)),
+        "weight": (places, largest(x)),
+        "bias": (places, 1.0),
+    }
+    y = check_op(name, x, w, b, bounds=bounds, **options)
+    assert y.ndim == x.ndim
+    assert y.shape[-axes - 1] == w.shape[0]
+    return y
+
+
+@st.composite
+def cases(draw: st.DrawFn, axes: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    dtype = draw(wide_dtypes)
+    kernel = tuple(draw(st.integers(1, 5)) for _ in range(axes))
+    dilation = tuple(draw(st.integers(1, 3)) for _ in range(axes))
+    stride = tuple(draw(st.integers(1, 3)) for _ in range(axes))
+    padding = draw(st.sampled_from(["ints", "same", "valid"]))
+    if padding == "same":
+        stride = (1,) * axes
+    pads: Any = tuple(draw(st.integers(0, 3)) for _ in range(axes)) if padding == "ints" else padding
+    size = []
+    for i in range(axes):
+        span = dilation[i] * (kernel[i] - 1) + 1
+        around = 2 * pads[i] if padding == "ints" else span - 1 if padding == "same" else 0
+        size.append(max(1, span - around) + (draw(widths) - 1 if i == axes - 1 else draw(st.integers(0, 6))))
+    groups = draw(st.sampled_from([1, 1, 2, 3, 8]))
+    depthwise = draw(st.booleans()) and groups > 1
+    per_group, out_per_group = (1, draw(st.integers(1, 2))) if depthwise else (draw(small), draw(small))
+    if groups == 1:
+        per_group, out_per_group = draw(widths), draw(widths)
+    batch = draw(st.sampled_from([(), (0,), (1,), (2,), (3,)]))
+    x = draw(arrays((*batch, groups * per_group, *size), dtype, ("normal", "outliers"), spatial=axes))
+    w = draw(arrays((groups * out_per_group, per_group, *kernel), dtype, spatial=axes))
+    b = draw(st.none() | arrays((groups * out_per_group,), dtype))
+    options = dict(stride=stride, padding=pads, dilation=dilation, groups=groups)
+    return (x, w, b), {k: v for k, v in options.items() if draw(st.booleans()) or _needed(k, v)}
+
+
+def _needed(name: str, value: Any) -> bool:
+    """Return whether leaving the option out would change its meaning."""
+    default = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}[name]
+    spelled = (value,) if isinstance(value, int | str) else value
+    return any(v != default for v in spelled)
+
+
+@given(cases(1))
+def test_conv1d(case: Any) -> None:
+    args, options = case
+    check("conv1d", *args, **options)
+
+
+@given(cases(2))
+def test_conv2d(case: Any) -> None:
+    args, options = case
+    check("conv2d", *args, **options)
+
+
+# Each chosen for a path or a tail that a kernel may have: (input, weight, options).
+CASES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((2, 3, 32, 32), (16, 3, 3, 3), dict(padding=1)),
+    ((1, 16, 28, 28), (32, 16, 3, 3), dict(padding="same")),
+    ((2, 33, 14, 15), (17, 33, 3, 3), dict(padding=1)),
+    ((1, 3, 37, 41), (8, 3, 7, 7), dict(stride=2, padding=3)),
+    ((2, 64, 9, 9), (65, 64, 1, 1), dict()),
+    ((2, 64, 9, 9), (31, 64, 1, 1), dict(stride=2)),
+    ((2, 32, 17, 18), (32, 1, 3, 3), dict(groups=32, padding=1)),
+    ((1, 35, 17, 19), (70, 1, 3, 3), dict(groups=35, padding=1, stride=2)),
+    ((2, 19, 13, 14), (19, 1, 5, 5), dict(groups=19, padding=2)),
+    ((2, 12, 11, 13), (8, 3, 3, 3), dict(groups=4, padding=1)),
+    ((1, 16, 20, 20), (16, 16, 3, 3), dict(dilation=2, padding=2)),
+    ((1, 1, 5, 300), (1, 1, 3, 3), dict()),
+    ((1, 257, 3, 3), (2, 257, 3, 3), dict()),
+    ((1, 2, 3, 3), (257, 2, 3, 3), dict(padding=1)),
+    ((5, 4, 1, 1), (6, 4, 1, 1), dict()),
+    ((1, 4, 1, 1), (6, 4, 5, 5), dict(padding="same")),
+    ((1, 4, 6, 6), (6, 4, 6, 6), dict()),
+    ((1, 4, 6, 6), (6, 4, 2, 2), dict(stride=5)),
+    ((1, 4, 6, 6), (6, 4, 2, 2), dict(padding=4)),
+]
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize(("shape", "kernel", "options"), CASES, ids=str)
+def test_conv2d_case(
+    shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any], dtype: Any
+) -> None:
+    x, w, b = values(shape, dtype, 1), values(kernel, dtype, 2), values(kernel[:1], dtype, 3)
+    y = check("conv2d", x, w, b, **options)
+    z = check("conv2d", channels_last(x), w, b, **options)
+    assert_close(z, y, terms=w[0].size, scale=largest(x) * largest(w))
+    assert is_channels_last(z)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 40), (1, 16, 128), (3, 1, 17), (7, 33)])
+def test_conv1d_case(shape: tuple[int, ...], dtype: Any) -> None:
+    for out, kernel, options in (
+        (3, 3, {}),
+        (17, 5, dict(padding=2)),
+        (8, 1, {}),
+        (4, 4, dict(padding="same")),
+    ):
+        x, w = values(shape, dtype, 1), values((out, shape[-2], kernel), dtype, 2)
+        check("conv1d", x, w, values((out,), dtype, 3), **options)
+
+
+def test_no_channels() -> None:
+    x, w, b = np.ones((2, 3, 5, 5)), np.ones((4, 3, 3, 3)), np.arange(4.0)
+    assert check("conv2d", x, w[:0]).shape == (2, 0, 3, 3)
+    y = check("conv2d", x[:, :0], w[:, :0], b)
+    np.testing.assert_array_equal(y, np.broadcast_to(b[:, None, None], (2, 4, 3, 3)))
+
+
+def test_same_puts_the_odd_element_at_the_end() -> None:
+    x, w = np.arange(1.0, 5)[np.newaxis], np.array([[[1.0, 10, 100, 1000]]])
+    np.testing.assert_array_equal(ann.conv1d(x, w, padding="same"), [[3210, 4321, 432, 43]])
+
+
+def test_every_window_and_every_weight_has_its_place() -> None:
+    """Whole numbers of different powers: a swap of any two axes gives other digits."""
+    x = np.arange(2 * 3 * 4 * 5, dtype=np.float64).reshape(2, 3, 4, 5)
+    w = np.zeros((2, 3, 2, 3))
+    w[1, 2, 1, 0] = 1
+    y = ann.conv2d(x, w, np.array([0.5, 0.25]))
+    np.testing.assert_array_equal(y[:, 0], 0.5)
+    np.testing.assert_array_equal(y[:, 1], x[:, 2, 1:, :3] + 0.25)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_half(dtype: Any) -> None:
+    x, w, b = values((2, 5, 9, 8), dtype, 1), values((7, 5, 3, 3), dtype, 2), values((7,), dtype, 3)
+    assert check("conv2d", x, w, b, padding=1).dtype == dtype
+    assert check("conv1d", x[..., 0], w[..., 0], b).dtype == dtype
+
+
+def test_mixed_dtypes() -> None:
+    x, w, b = (
+        values((2, 4, 7, 7), np.float32, 1),
+        values((3, 4, 3, 3), np.float64, 2),
+        values((3,), np.float16, 3),
+    )
+    assert check("conv2d", x, w, b).dtype == np.float64
+    assert check("conv2d", x.astype(np.float16), w.astype(np.float32), b).dtype == np.float32
+    big = x.astype(">f4")
+    np.testing.assert_array_equal(ann.conv2d(big, w), ann.conv2d(x, w))
+
+
+@pytest.mark.parametrize("name", ["conv1d", "conv2d"])
+def test_out(name: str) -> None:
+    axes = int(name[4])
+    x, w, b = (
+        values((2, 4, *(8, 9)[:axes]), np.float32, 1),
+        values((6, 4, *(3, 3)[:axes]), np.float32, 2),
+        None,
+    )
+    for padding in (0, 1):
+        check_out(name, x, w, b, padding=padding)
+    check_overlap(name, x, w, values((6,), np.float32, 3))
+
+
+def test_channels_last_stays_channels_last() -> None:
+    x, w = channels_last(values((2, 16, 9, 10), np.float32, 1)), values((8, 16, 3, 3), np.float32, 2)
+    for kernel, options in (
+        (w, {}),
+        (w[:, :1].repeat(2, 0), dict(groups=16)),
+        (w[:, :, :1, :1], dict(stride=2)),
+    ):
+        y, pullback = ann.vjp(ann.conv2d, x, kernel, None, padding=1, **options)
+        assert is_channels_last(y)
+        assert is_channels_last(ann.conv2d(x, kernel, None, padding=1, **options))
+        dx, _, _ = pullback(channels_last(cotangent_of(y)))
+        assert is_channels_last(dx)
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, channels_last], ids=["c", "channels-last"])
+def test_same_bits_for_any_number_of_threads(layout: Any) -> None:
+    x, b = layout(values((3, 24, 33, 34), np.float32, 1)), values((40,), np.float32, 3)
+    check_threads("conv2d", x, values((40, 24, 3, 3), np.float32, 2), b, padding=1)
+    check_threads("conv2d", x, values((40, 24, 1, 1), np.float32, 2), b)
+    check_threads("conv2d", x, values((24, 1, 3, 3), np.float32, 2), b[:24], padding=1, groups=24)
+    check_threads("conv2d", x, values((40, 12, 5, 5), np.float32, 2), b, stride=2, groups=2)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, dict(stride=2, padding=1), dict(padding="same", dilation=2), dict(groups=2)], ids=str
+)
+def test_torch(options: dict[str, Any], dtype: Any) -> None:
+    x, b = values((2, 6, 11, 12), dtype, 1), values((8,), dtype, 3)
+    w = values((8, 6 // options.get("groups", 1), 3, 3), dtype, 2)
+    y, pullback = ann.vjp(ann.conv2d, x, w, b, **options)
+    tx, tw, tb = (torch.tensor(a, requires_grad=True) for a in (x, w, b))
+    ty = F.conv2d(tx, tw, tb, **options)
+    assert_close(y, ty.detach().numpy(), terms=60, scale=10)
+    dy = cotangent_of(y)
+    ty.backward(torch.tensor(dy))
+    for g, t in zip(pullback(dy), (tx, tw, tb), strict=True):
+        assert_close(g, t.grad.numpy(), terms=300, scale=4)
+
+
+X, W, B = np.ones((2, 4, 6, 6), np.float32), np.ones((8, 4, 3, 3), np.float32), np.ones(8, np.float32)
+
+BAD: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
+    (TypeError, "input", (X.tolist(), W), {}),
+    (TypeError, "input", (X.astype(int), W), {}),
+    (TypeError, "input", (X > 0, W), {}),
+    (TypeError, "input", (X.astype(complex), W), {}),
+    (TypeError, "input", (X.astype(object), W), {}),
+    (TypeError, "input", (None, W), {}),
+    (TypeError, "weight", (X, W.tolist()), {}),
+    (TypeError, "weight", (X, W.astype(np.int8)), {}),
+    (TypeError, "weight", (X, None), {}),
+    (TypeError, "bias", (X, W, [1.0] * 8), {}),
+    (TypeError, "bias", (X, W, B.astype(int)), {}),
+    (ValueError, "input", (X[0, 0], W), {}),
+    (ValueError, "input", (X[None], W), {}),
+    (ValueError, "weight", (X, W[0]), {}),
+    (ValueError, "weight", (X, W[..., None]), {}),
+    (ValueError, "input", (X[:, :3], W), {}),
+    (ValueError, "input has 4 channels", (X, W[:, :3]), {}),
+    (ValueError, "groups", (X, W), dict(groups=2)),
+    (ValueError, "groups", (X, W[:7, :2]), dict(groups=2)),
+    (ValueError, "groups", (X, W), dict(groups=0)),
+    (ValueError, "groups", (X, W), dict(groups=-1)),
+    (TypeError, "groups", (X, W), dict(groups=1.0)),
+    (ValueError, "bias", (X, W, B[:7]), {}),
+    (ValueError, "bias", (X, W, B[:1]), {}),
+    (ValueError, "bias", (X, W, B[:, None]), {}),
+    (ValueError, "stride", (X, W), dict(stride=0)),
+    (ValueError, "stride", (X, W), dict(stride=(1, -1))),
+    (ValueError, "stride", (X, W), dict(stride=(1, 1, 1))),
+    (TypeError, "stride", (X, W), dict(stride=1.5)),
+    (TypeError, "stride", (X, W), dict(stride="2")),
+    (TypeError, "stride", (X, W), dict(stride=None)),
+    (ValueError, "dilation", (X, W), dict(dilation=0)),
+    (ValueError, "dilation", (X, W), dict(dilation=(1, 1, 1))),
+    (TypeError, "dilation", (X, W), dict(dilation=(1, 1.0))),
+    (ValueError, "padding", (X, W), dict(padding=-1)),
+    (ValueError, "padding", (X, W), dict(padding=(1, 1, 1))),
+    (ValueError, "padding", (X, W), dict(padding="full")),
+    (ValueError, "padding", (X, W), dict(padding="same", stride=2)),
+    (TypeError, "padding", (X, W), dict(padding=0.5)),
+    (ValueError, "input", (X[..., :2], W), {}),
+    (ValueError, "input", (X[:0, :, :2], W), {}),
+    (ValueError, "input", (X, W), dict(dilation=3)),
+    (ValueError, "input", (X[..., :0], W), dict(padding=1)),
+    (ValueError, "weight", (X, W[..., :0]), {}),
+]
+
+
+@pytest.mark.parametrize(("error", "argument", "args", "options"), BAD)
+def test_bad(error: Any, argument: str, args: Any, options: Any) -> None:
+    check_bad("conv2d", error, argument, *args, **options)
+
+
+def test_bad_conv1d() -> None:
+    check_bad("conv1d", ValueError, "input", X, W[..., 0])
+    check_bad("conv1d", ValueError, "weight", X[..., 0], W)
+    check_bad("conv1d", ValueError, "stride", X[..., 0], W[..., 0], stride=(1, 1))

@@ -1,0 +1,442 @@
+"""lstm_cell, gru_cell, lstm and gru against the reference and PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import arraynn as ann
+import numpy as np
+import pytest
+import torch
+from checks import (
+    assert_nested_close,
+    check_bad,
+    check_op,
+    check_out,
+    check_overlap,
+    check_threads,
+    cotangent_of,
+    leaves,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from shapes import HALF, WIDE, arrays, lay, seeds, values, wide_dtypes, widths
+from tolerance import assert_close, largest
+
+GATES = {"lstm": 4, "gru": 3, "lstm_cell": 4, "gru_cell": 3}
+LAYERS = ("lstm", "gru")
+CELLS = ("lstm_cell", "gru_cell")
+
+
+def weights(
+    name: str, inputs: int, hidden: int, dtype: Any, layers: int = 1, directions: int = 1, bias: bool = True
+) -> Any:
+    """Return weights in the order of PyTorch's `_flat_weights`, scaled so that gates do not saturate."""
+    rows, found = GATES[name] * hidden, []
+    for layer in range(layers):
+        for _ in range(directions):
+            features = inputs if layer == 0 else directions * hidden
+            shapes: list[tuple[int, ...]] = [(rows, features), (rows, hidden)]
+            shapes += [(rows,), (rows,)] if bias else []
+            for s in shapes:
+                w = values(s, np.float64, len(found) + 1)
+                found.append((w / max(1, s[-1]) ** 0.5 if len(s) == 2 else w).astype(dtype))
+    return found
+
+
+def states(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+    """h and c differ, or exchanging them would not show."""
+    h, c = values(shape, dtype, 101), values(shape, dtype, 102)
+    return (h, c) if GATES[name] == 4 else h
+
+
+def bound(x: Any, params: Any, steps: int, layers: int = 1) -> dict[str, tuple[float, ...]]:
+    """Each step and layer adds the rounding of its sums to what it was given.
+
+    A gradient of a weight also sums over rows and steps.
+    """
+    hidden = params[1].shape[1]
+    terms = (x.shape[-1] + 2 * hidden + 16) * layers * (1 + steps**0.5)
+    scale = max(1.0, largest(x)) * max(0.5, largest(*params))
+    rows = max(1, x.size // max(1, x.shape[-1]))
+    sums = (terms + rows, 2 * scale * (1 + steps) ** 0.5)
+    names = dict.fromkeys(("w_ih", "w_hh", "b_ih", "b_hh", "params"), sums)
+    return {"out": (terms, scale), "input": (terms, 2 * scale), "hx": (terms, 2 * scale), **names}
+
+
+def check_layers(name: str, x: Any, hx: Any, params: Any, **options: Any) -> Any:
+    steps = x.shape[1 if options.get("batch_first") and x.ndim == 3 else 0]
+    return check_op(
+        name, x, hx, params, bounds=bound(x, params, steps, options.get("num_layers", 1)), **options
+    )
+
+
+# -- cells ------------------------------------------------------------------------------------
+
+
+@given(
+    st.data(),
+    st.sampled_from(CELLS),
+    wide_dtypes,
+    widths,
+    widths,
+    st.sampled_from([(), (0,), (1,), (2,), (3,), (9,)]),
+)
+def test_cells(data: Any, name: str, dtype: Any, inputs: int, hidden: int, batch: tuple[int, ...]) -> None:
+    layout = st.sampled_from(["c", "fortran", "reversed", "strided", "misaligned", "read-only", "rows"])
+    w = [lay(a, data.draw(layout), 0) for a in weights(name, inputs, hidden, dtype)]
+    which = data.draw(st.sampled_from(["both", "none", "b_ih", "b_hh"]))
+    w[2:] = [
+        b if which in ("both", label) else None for label, b in zip(("b_ih", "b_hh"), w[2:], strict=True)
+    ]
+    x = data.draw(arrays((*batch, inputs), dtype, ("normal", "outliers")))
+    shape = (*batch, hidden)
+    h, c = (lay(values(shape, dtype, i), data.draw(layout), 0) for i in (1, 2))
+    check_op(name, x, (h, c) if name == "lstm_cell" else h, *w, bounds=bound(x, w[:2], 1))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_each_gate_and_state_has_its_place(name: str) -> None:
+    """Gates driven by biases alone: any other order of gates or of (h, c) gives other numbers."""
+    rows = GATES[name] * 2
+    x, w_ih, w_hh = np.zeros((1, 3)), np.zeros((rows, 3)), np.zeros((rows, 2))
+    h, c = np.array([[0.25, -0.5]]), np.array([[2.0, 3.0]])
+    b = np.linspace(-1, 2, rows)
+    s = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
+    if name == "lstm_cell":
+        new_h, new_c = ann.lstm_cell(x, (h, c), w_ih, w_hh, b)
+        expected = s(b[2:4]) * c + s(b[0:2]) * np.tanh(b[4:6])
+        assert_close(new_c, expected, ulps=8)
+        assert_close(new_h, s(b[6:8]) * np.tanh(expected), ulps=8)
+    else:
+        b2 = np.linspace(0.5, -1, rows)
+        r, z = s(b[:2] + b2[:2]), s(b[2:4] + b2[2:4])
+        expected = (1 - z) * np.tanh(b[4:6] + r * b2[4:6]) + z * h
+        assert_close(ann.gru_cell(x, h, w_ih, w_hh, b, b2), expected, ulps=8)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+def test_saturated_gates(name: str, dtype: Any) -> None:
+    """Far outside, gates are 0 or 1 and nothing overflows."""
+    w = [np.asarray(200 * a) for a in weights(name, 5, 7, dtype)]
+    x = values((4, 5), dtype, 1)
+    out = getattr(ann, name)(x, states(name, (4, 7), dtype), *w)
+    assert all(np.isfinite(a).all() for a in leaves(out))
+    check_op(name, x, states(name, (4, 7), dtype), *w, bounds={"all": (400, 200), "out": (400, 200)})
+
+
+# -- layers -----------------------------------------------------------------------------------
+
+
+@st.composite
+def sequences(draw: st.DrawFn, name: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+    dtype, inputs, hidden = (
+        draw(wide_dtypes),
+        draw(widths),
+        draw(st.sampled_from((1, 2, 3, 5, 8, 9, 16, 17, 33))),
+    )
+    layers, both, first = draw(st.integers(1, 3)), draw(st.booleans()), draw(st.booleans())
+    steps, batch = draw(st.integers(0, 6)), draw(st.sampled_from([None, 0, 1, 2, 3, 5, 9]))
+    params = weights(name, inputs, hidden, dtype, layers, 1 + both, draw(st.booleans()))
+    shape = (steps, inputs) if batch is None else (batch, steps, inputs) if first else (steps, batch, inputs)
+    x = draw(arrays(shape, dtype))
+    runs = layers * (1 + both)
+    options = dict(num_layers=layers, bidirectional=both, batch_first=first)
+    layout = st.sampled_from(["c", "fortran", "reversed", "strided", "read-only"])
+    hx: Any = None
+    if draw(st.booleans()):
+        hx = states(name, (runs, hidden) if batch is None else (runs, batch, hidden), dtype)
+        hx = tuple(lay(s, draw(layout), 0) for s in hx) if isinstance(hx, tuple) else lay(hx, draw(layout), 0)
+    params = [lay(p, draw(layout), 0) for p in params]
+    if batch is not None and draw(st.booleans()):
+        rng = np.random.default_rng(draw(seeds))
+        lengths = rng.integers(0, steps + 1, batch).astype(
+            draw(st.sampled_from([np.int64, np.int32, np.uint8]))
+        )
+        options["lengths"] = lengths
+    if draw(st.booleans()):
+        options.update(
+            dropout=draw(st.sampled_from([0.0, 0.4, 1.0])),
+            training=draw(st.booleans()),
+            rng=draw(st.integers(0, 99)),
+        )
+    return x, hx, params, options
+
+
+@given(sequences("lstm"))
+def test_lstm(case: Any) -> None:
+    *args, options = case
+    check_layers("lstm", *args, **options)
+
+
+@given(sequences("gru"))
+def test_gru(case: Any) -> None:
+    *args, options = case
+    check_layers("gru", *args, **options)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize(
+    ("steps", "batch", "inputs", "hidden"),
+    [(40, 3, 10, 20), (5, 33, 28, 64), (3, 2, 130, 129), (25, 1, 1, 1), (2, 70, 3, 40)],
+)
+def test_sizes(name: str, steps: int, batch: int, inputs: int, hidden: int, dtype: Any) -> None:
+    params = weights(name, inputs, hidden, dtype, 2, 1)
+    hx = states(name, (2, batch, hidden), dtype)
+    check_layers(name, values((steps, batch, inputs), dtype, 1), hx, params, num_layers=2)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("both", [False, True])
+def test_lengths_in_any_order(name: str, both: bool) -> None:
+    params = weights(name, 5, 9, np.float64, 2, 1 + both)
+    x, hx = values((7, 6, 5), np.float64, 1), states(name, (2 * (1 + both), 6, 9), np.float64)
+    lengths = np.array([3, 0, 7, 1, 7, 2])
+    options = dict(num_layers=2, bidirectional=both)
+    x[3:, 0] = np.nan  # past the end nothing may be read into a result
+    (y, last), pullback = ann.vjp(getattr(ann, name), x, hx, params, lengths=lengths, **options)
+    dout = cotangent_of((y, last))
+    dx, dhx, dparams = pullback(dout)
+    for n, length in enumerate(lengths):
+        one = slice(n, n + 1)
+        hx_one = tuple(s[:, one] for s in hx) if name == "lstm" else hx[:, one]
+        if length:
+            alone = getattr(ann.reference, name)(x[:length, one], hx_one, params, **options)
+            assert_nested_close(y[:length, one], alone[0], (40, 2), "output")
+            states_one = tuple(s[:, one] for s in last) if name == "lstm" else last[:, one]
+            assert_nested_close(states_one, alone[1], (40, 2), "last state")
+        assert not y[length:, n].any()
+        assert not dx[length:, n].any()
+    for final, initial, d, given_d in zip(
+        leaves(last), leaves(hx), leaves(dhx), leaves(dout[1]), strict=True
+    ):
+        np.testing.assert_array_equal(final[:, 1], initial[:, 1])
+        np.testing.assert_array_equal(d[:, 1], given_d[:, 1])
+    assert all(np.isfinite(d).all() for d in dparams)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_steps(name: str) -> None:
+    params, hx = weights(name, 5, 4, np.float32, 2), states(name, (2, 3, 4), np.float32)
+    x = np.zeros((0, 3, 5), np.float32)
+    (y, last), pullback = ann.vjp(getattr(ann, name), x, hx, params, num_layers=2)
+    assert y.shape == (0, 3, 4)
+    for a, b in zip(leaves(last), leaves(hx), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert not np.shares_memory(a, b)
+    dlast = cotangent_of(last)
+    dx, dhx, dparams = pullback((None, dlast))
+    assert dx.shape == x.shape
+    for a, b in zip(leaves(dhx), leaves(dlast), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [d.shape for d in dparams] == [p.shape for p in params]
+    assert not any(d.any() for d in dparams)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_params_may_be_a_tuple_and_hx_none_is_zeros(name: str) -> None:
+    params, x = weights(name, 5, 4, np.float32), values((3, 2, 5), np.float32, 1)
+    zero = np.zeros((1, 2, 4), np.float32)
+    out, pullback = ann.vjp(getattr(ann, name), x, None, tuple(params))
+    with_zeros = getattr(ann, name)(x, (zero, zero) if name == "lstm" else zero, params)
+    for a, b in zip(leaves(out), leaves(with_zeros), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert pullback(cotangent_of(out))[1] is None
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_dropout_draws_the_same_mask_for_the_same_seed(name: str) -> None:
+    params, x = weights(name, 5, 9, np.float32, 3), values((4, 3, 5), np.float32, 1)
+    options = dict(num_layers=3, dropout=0.5, training=True)
+    op = getattr(ann, name)
+    first = op(x, None, params, rng=7, **options)[0]
+    np.testing.assert_array_equal(first, op(x, None, params, rng=7, **options)[0])
+    np.testing.assert_array_equal(first, ann.vjp(op, x, None, params, rng=7, **options)[0][0])
+    assert (first != op(x, None, params, rng=8, **options)[0]).any()
+    assert (first != op(x, None, params, num_layers=3)[0]).any()
+    generator, twin = np.random.default_rng(3), np.random.default_rng(3)
+    for _ in range(2):  # a generator moves on by one key for each layer but the last
+        a, b = (
+            op(x, None, params, rng=generator, **options),
+            getattr(ann.reference, name)(x, None, params, rng=twin, **options),
+        )
+        assert_nested_close(a, b, (40, 2), name)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_half(dtype: Any) -> None:
+    x = values((3, 2, 5), dtype, 1)
+    for name in LAYERS:
+        params, hx = weights(name, 5, 4, dtype, 2, 2), states(name, (4, 2, 4), dtype)
+        out, pullback = ann.vjp(getattr(ann, name), x, hx, params, num_layers=2, bidirectional=True)
+        expected, right = ann.vjp(
+            getattr(ann.reference, name), x, hx, params, num_layers=2, bidirectional=True
+        )
+        assert_nested_close(out, expected, (200, 2), name)
+        dout = cotangent_of(out)
+        assert_nested_close(pullback(dout), right(dout), (800, 4), name)
+    for name in CELLS:
+        w, hx = weights(name, 5, 4, dtype), states(name, (2, 4), dtype)
+        check_op(name, x[0], hx, *w, bounds={"all": (60, 2)})
+
+
+def test_mixed_dtypes() -> None:
+    x = values((3, 2, 5), np.float32, 1)
+    for name in LAYERS:
+        params = weights(name, 5, 4, np.float64)
+        (y, last) = check_layers(name, x, states(name, (1, 2, 4), np.float32), params)
+        assert y.dtype == np.float64
+        assert all(s.dtype == np.float64 for s in leaves(last))
+    for name in CELLS:
+        w = weights(name, 5, 4, np.float64)
+        check_op(name, x[0], states(name, (2, 4), np.float32), *w, bounds={"all": (60, 2)})
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (0,)])
+def test_out(batch: tuple[int, ...]) -> None:
+    w, h, x = (
+        weights("gru_cell", 5, 4, np.float32),
+        values((*batch, 4), np.float32, 2),
+        values((*batch, 5), np.float32, 1),
+    )
+    check_out("gru_cell", x, h, *w)
+    check_overlap("gru_cell", x, h, *w)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("both", [False, True])
+def test_same_bits_for_any_number_of_threads(name: str, both: bool) -> None:
+    params = weights(name, 37, 70, np.float32, 2, 1 + both)
+    for batch in (1, 40):
+        x, hx = values((9, batch, 37), np.float32, 1), states(name, (2 * (1 + both), batch, 70), np.float32)
+        lengths = np.arange(batch) % 10
+        check_threads(name, x, hx, params, num_layers=2, bidirectional=both)
+        check_threads(name, x, hx, params, num_layers=2, bidirectional=both, lengths=lengths)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_same_bits_of_cells_for_any_number_of_threads(name: str) -> None:
+    w = weights(name, 137, 150, np.float32)
+    for batch in (1, 60):
+        check_threads(name, values((batch, 137), np.float32, 1), states(name, (batch, 150), np.float32), *w)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("both", [False, True])
+def test_torch(name: str, both: bool, dtype: Any) -> None:
+    x, hx = values((6, 3, 5), dtype, 1), states(name, (4 if both else 2, 3, 9), dtype)
+    module = getattr(torch.nn, name.upper())(5, 9, 2, bidirectional=both, dtype=torch.tensor(x).dtype)
+    params = [p.detach().numpy() for p in module._flat_weights]
+    out, pullback = ann.vjp(getattr(ann, name), x, hx, params, num_layers=2, bidirectional=both)
+    tx = torch.tensor(x, requires_grad=True)
+    thx = tuple(torch.tensor(s, requires_grad=True) for s in leaves(hx))
+    tout = module(tx, thx if name == "lstm" else thx[0])
+    dout = cotangent_of(out)
+    touts, douts = list(leaves(tout)), list(leaves(dout))
+    for a, t in zip(leaves(out), touts, strict=True):
+        assert_close(a, t.detach().numpy(), terms=60, scale=2)
+    torch.autograd.backward(touts, [torch.tensor(d) for d in douts])
+    expected = [t.grad.numpy() for t in (tx, *thx, *module._flat_weights)]
+    for a, e in zip(leaves(pullback(dout)), expected, strict=True):
+        assert_close(a, e, terms=200, scale=2)
+
+
+# -- bad calls --------------------------------------------------------------------------------
+
+X, H, C = np.ones((3, 5), np.float32), np.ones((3, 4), np.float32), np.ones((3, 4), np.float32)
+
+
+def cell_args(name: str) -> tuple[Any, ...]:
+    return X, (H, C) if name == "lstm_cell" else H, *weights(name, 5, 4, np.float32)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_bad_cells(name: str) -> None:
+    x, hx, w_ih, w_hh, b_ih, b_hh = cell_args(name)
+    check_bad(name, TypeError, "input", x.tolist(), hx, w_ih, w_hh)
+    check_bad(name, TypeError, "input", x.astype(int), hx, w_ih, w_hh)
+    check_bad(name, ValueError, "input", x[None], hx, w_ih, w_hh)
+    check_bad(name, ValueError, "w_ih", x, hx, w_ih[:, :4], w_hh)
+    check_bad(name, ValueError, "w_ih", x, hx, w_ih[0], w_hh)
+    check_bad(name, ValueError, "w_ih", x, hx, w_ih[:-1], w_hh)
+    check_bad(name, TypeError, "w_ih", x, hx, w_ih.tolist(), w_hh)
+    check_bad(name, ValueError, "w_hh", x, hx, w_ih, w_hh[:-1])
+    check_bad(name, ValueError, "w_hh", x, hx, w_ih, w_hh[0])
+    check_bad(name, TypeError, "w_hh", x, hx, w_ih, w_hh.astype(int))
+    check_bad(name, ValueError, "b_ih", x, hx, w_ih, w_hh, b_ih[:-1])
+    check_bad(name, TypeError, "b_ih", x, hx, w_ih, w_hh, b_ih.tolist())
+    check_bad(name, ValueError, "b_hh", x, hx, w_ih, w_hh, b_ih, b_hh[:, None])
+    check_bad(name, TypeError, "b_hh", x, hx, w_ih, w_hh, b_ih, b_hh.astype(bool))
+    check_bad(name, TypeError, "hx", x, None, w_ih, w_hh)
+    if name == "lstm_cell":
+        check_bad(name, TypeError, "hx", x, H, w_ih, w_hh)
+        check_bad(name, (TypeError, ValueError), "hx", x, (H,), w_ih, w_hh)
+        check_bad(name, (TypeError, ValueError), "hx", x, (H, C, C), w_ih, w_hh)
+        for bad in (H[:2], H[:, :3], H[0]):
+            check_bad(name, ValueError, "hx", x, (bad, C), w_ih, w_hh)
+            check_bad(name, ValueError, "hx", x, (H, bad), w_ih, w_hh)
+        check_bad(name, TypeError, "hx", x, (H, C.tolist()), w_ih, w_hh)
+        check_bad(name, TypeError, "hx", x, (H.astype(int), C), w_ih, w_hh)
+    else:
+        for bad in (H[:2], H[:, :3], H[0]):
+            check_bad(name, ValueError, "hx", x, bad, w_ih, w_hh)
+        check_bad(name, TypeError, "hx", x, (H,), w_ih, w_hh)
+        check_bad(name, TypeError, "hx", x, H.astype(int), w_ih, w_hh)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_bad_layers(name: str) -> None:
+    params, x = weights(name, 5, 4, np.float32, 2, 2), np.ones((6, 3, 5), np.float32)
+    hx = states(name, (4, 3, 4), np.float32)
+    good = dict(num_layers=2, bidirectional=True)
+
+    def bad(error: Any, argument: str, *args: Any, **options: Any) -> None:
+        check_bad(name, error, argument, *args, **{**good, **options})
+
+    bad(TypeError, "input", x.tolist(), hx, params)
+    bad(TypeError, "input", x.astype(int), hx, params)
+    bad(ValueError, "input", x[0, 0], hx, params)
+    bad(ValueError, "input", x[None], hx, params)
+    bad(ValueError, "params[0]", x[..., :4], hx, params)
+    bad(TypeError, "params", x, hx, params[0])
+    bad(TypeError, "params", x, hx, None)
+    bad(ValueError, "params", x, hx, params[:-1])
+    bad(ValueError, "params", x, hx, params[:8])
+    bad(ValueError, "params", x, hx, [])
+    bad(ValueError, "params", x, hx, params, num_layers=1)
+    bad(ValueError, "params", x, hx, params, bidirectional=False)
+    bad(TypeError, "params[3]", x, hx, [*params[:3], params[3].tolist(), *params[4:]])
+    bad(TypeError, "params[3]", x, hx, [*params[:3], None, *params[4:]])
+    bad(TypeError, "params[9]", x, hx, [*params[:9], params[9].astype(int), *params[10:]])
+    for i in range(16):
+        bad(ValueError, f"params[{i}]", x, hx, [*params[:i], params[i][:-1], *params[i + 1 :]])
+    bad(ValueError, "num_layers", x, hx, params, num_layers=0)
+    bad(TypeError, "num_layers", x, hx, params, num_layers=2.0)
+    bad(ValueError, "dropout", x, hx, params, dropout=1.5)
+    bad(ValueError, "dropout", x, hx, params, dropout=-0.5)
+    bad(TypeError, "dropout", x, hx, params, dropout="a")
+    bad(TypeError, "rng", x, hx, params, dropout=0.5, training=True, rng="a")
+    for lengths, error in (
+        (np.array([1, 2, 7]), ValueError),
+        (np.array([1, 2, -1]), ValueError),
+        (np.array([1, 2]), ValueError),
+        (np.array([[1, 2, 3]]), ValueError),
+        (np.array([1.0, 2, 3]), TypeError),
+        ([1, 2, 3], TypeError),
+    ):
+        bad(error, "lengths", x, hx, params, lengths=lengths)
+    bad(ValueError, "lengths", x[:, 0], None, params, lengths=np.array([6]))
+    one = hx[0] if name == "lstm" else hx
+    for wrong in (one[:3], one[:, :2], one[..., :3], one[0], one.swapaxes(0, 1)):
+        bad(ValueError, "hx", x, (wrong, one) if name == "lstm" else wrong, params)
+        if name == "lstm":
+            bad(ValueError, "hx", x, (one, wrong), params)
+    bad(ValueError, "hx", x[:, 0], hx, params)
+    bad(TypeError, "hx", x, (one.tolist(), one) if name == "lstm" else one.tolist(), params)
+    bad(TypeError, "hx", x, (one, one.astype(int)) if name == "lstm" else one.astype(int), params)
+    if name == "lstm":
+        bad(TypeError, "hx", x, one, params)
+        bad((TypeError, ValueError), "hx", x, (one,), params)
