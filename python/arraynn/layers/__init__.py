@@ -1,0 +1,40 @@
+"""Layers: `arraynn`'s ops with parameters, named and shaped as in ``torch.nn``.
+
+``y = layer(x)`` and ``dx = layer.backward(dy)``, which adds to ``parameter.grad``. Each is one
+thin class over `arraynn.vjp`.
+"""
+
+from .activation import LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from .base import Layer, Parameter
+from .conv import Conv1d, Conv2d
+from .dropout import Dropout
+from .flatten import Flatten
+from .linear import Linear
+from .pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from .rnn import GRU, LSTM, EachStep, GRUCell, LastStep, LSTMCell
+from .sequential import Sequential
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "Conv1d",
+    "Conv2d",
+    "Dropout",
+    "EachStep",
+    "Flatten",
+    "GRUCell",
+    "LSTMCell",
+    "LastStep",
+    "Layer",
+    "Linear",
+    "LogSoftmax",
+    "MaxPool2d",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+]

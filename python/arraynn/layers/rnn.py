@@ -1,0 +1,283 @@
+"""`LSTM`, `GRU`, `LSTMCell`, `GRUCell`, and what takes their output apart: `EachStep`, `LastStep`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ..rnn import gru, gru_cell, lstm, lstm_cell
+from .base import Layer, Parameter, Seed, size, uniform
+
+
+class _Recurrent(Layer):
+    op: ClassVar[Callable[..., Any]]
+    gates: ClassVar[int]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        rng: Seed = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.input_size = size(self, "input_size", input_size)
+        self.hidden_size = size(self, "hidden_size", hidden_size)
+        self.num_layers = size(self, "num_layers", num_layers)
+        self.bias = bias
+        self.batch_first = batch_first
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"{type(self).__name__}: dropout must be between 0 and 1, got {dropout}")
+        self.dropout = dropout
+        self.bidirectional = bidirectional
+        self.rng = np.random.default_rng(rng)
+        self._with_hx = False
+
+        rows, bound = self.gates * hidden_size, 1 / math.sqrt(hidden_size)
+        self._names: list[str] = []  # in the order that the op takes them
+        for layer in range(num_layers):
+            width = input_size if layer == 0 else hidden_size * (2 if bidirectional else 1)
+            for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: 2 if bidirectional else 1]:
+                shapes: dict[str, tuple[int, ...]] = {
+                    "weight_ih": (rows, width),
+                    "weight_hh": (rows, hidden_size),
+                }
+                if bias:
+                    shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+                for name, shape in shapes.items():
+                    setattr(self, name + suffix, uniform(self.rng, bound, shape, dtype))
+                    self._names.append(name + suffix)
+
+    def forward(self, x: NDArray[Any], hx: Any = None, lengths: NDArray[Any] | None = None) -> Any:
+        self._with_hx = hx is not None
+        return self._run(
+            self.op,
+            x,
+            hx,
+            [getattr(self, name).data for name in self._names],
+            num_layers=self.num_layers,
+            bidirectional=self.bidirectional,
+            batch_first=self.batch_first,
+            dropout=self.dropout,
+            training=self.training,
+            lengths=lengths,
+            rng=self.rng,
+        )
+
+    def backward(self, dy: Any) -> Any:
+        dx, dhx, gradients = self._take_pullback()(dy)
+        for name, gradient in zip(self._names, gradients, strict=True):
+            getattr(self, name).accumulate(gradient)
+        return (dx, dhx) if self._with_hx else dx
+
+    def extra_repr(self) -> str:
+        text = f"{self.input_size}, {self.hidden_size}"
+        if self.num_layers != 1:
+            text += f", num_layers={self.num_layers}"
+        if not self.bias:
+            text += ", bias=False"
+        if self.batch_first:
+            text += ", batch_first=True"
+        if self.dropout:
+            text += f", dropout={self.dropout}"
+        return text + (", bidirectional=True" if self.bidirectional else "")
+
+
+class LSTM(_Recurrent):
+    """Layers of LSTM over a sequence, `arraynn.lstm`.
+
+    ``output, (h_n, c_n) = layer(x, hx=None, lengths=None)``. `backward` takes
+    ``(doutput, (dh_n, dc_n))``, any part of it None, and returns ``dx``, or ``(dx, (dh_0, dc_0))``
+    if the call was given `hx`.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        As in ``torch.nn.LSTM``.
+    rng : None, int or numpy.random.Generator, keyword-only
+        Source of the initial values and of the dropout masks between layers.
+    dtype : dtype, default float32
+        Of the parameters.
+
+    Attributes
+    ----------
+    weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, … : Parameter
+        Gates in the order i, f, g, o. All drawn from U(-k, k) with k = 1/sqrt(hidden_size).
+    """
+
+    op = staticmethod(lstm)
+    gates = 4
+
+
+class GRU(_Recurrent):
+    """Layers of GRU over a sequence, `arraynn.gru`.
+
+    ``output, h_n = layer(x, hx=None, lengths=None)``. `backward` takes ``(doutput, dh_n)``, either
+    of them None, and returns ``dx``, or ``(dx, dh_0)`` if the call was given `hx`. Parameters and
+    attributes as in `LSTM`, with the gates in the order r, z, n.
+    """
+
+    op = staticmethod(gru)
+    gates = 3
+
+
+class _Cell(Layer):
+    op: ClassVar[Callable[..., Any]]
+    gates: ClassVar[int]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        rng: Seed = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.input_size = size(self, "input_size", input_size)
+        self.hidden_size = size(self, "hidden_size", hidden_size)
+        self.bias = bias
+        self._calls: list[Callable[[Any], tuple[Any, ...]]] = []
+        rng = np.random.default_rng(rng)
+        rows, bound = self.gates * hidden_size, 1 / math.sqrt(hidden_size)
+        self.weight_ih = uniform(rng, bound, (rows, input_size), dtype)
+        self.weight_hh = uniform(rng, bound, (rows, hidden_size), dtype)
+        self.bias_ih = uniform(rng, bound, (rows,), dtype) if bias else None
+        self.bias_hh = uniform(rng, bound, (rows,), dtype) if bias else None
+
+    def _parameters(self) -> tuple[Parameter | None, ...]:
+        return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+
+    def _zeros(self, x: NDArray[Any]) -> Any:
+        return np.zeros((*x.shape[:-1], self.hidden_size), x.dtype)
+
+    def forward(self, x: NDArray[Any], hx: Any = None) -> Any:
+        state = self._zeros(x) if hx is None else hx
+        out = self._run(self.op, x, state, *(None if p is None else p.data for p in self._parameters()))
+        if self._pullback is not None:
+            self._calls.append(self._take_pullback())
+        return out
+
+    def backward(self, dy: Any) -> Any:
+        if not self._calls:
+            raise self._no_call()
+        dx, dhx, *gradients = self._calls.pop()(dy)
+        for parameter, gradient in zip(self._parameters(), gradients, strict=True):
+            if parameter is not None:
+                parameter.accumulate(gradient)
+        return dx, dhx
+
+    def train(self, mode: bool = True) -> Self:
+        self._calls.clear()
+        return super().train(mode)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
+
+
+class LSTMCell(_Cell):
+    """One step of an LSTM, `arraynn.lstm_cell`: ``h, c = cell(x, hx=None)``, with ``hx = (h, c)``.
+
+    A cell is called once per step, so it remembers all its calls in `train` mode: each `backward`
+    goes back through the latest one that is left, and returns ``(dx, (dh, dc))``.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias
+        As in ``torch.nn.LSTMCell``.
+    rng, dtype
+        As in `Conv1d`.
+
+    Attributes
+    ----------
+    weight_ih, weight_hh, bias_ih, bias_hh : Parameter
+        Gates in the order i, f, g, o. All drawn from U(-k, k) with k = 1/sqrt(hidden_size).
+
+    Examples
+    --------
+    >>> state = None
+    >>> for x in steps:
+    ...     state = cell(x, state)
+    >>> dstate = (dh, None)
+    >>> for _ in steps:
+    ...     dx, dstate = cell.backward(dstate)
+    """
+
+    op = staticmethod(lstm_cell)
+    gates = 4
+
+    def _zeros(self, x: NDArray[Any]) -> Any:
+        return super()._zeros(x), super()._zeros(x)
+
+
+class GRUCell(_Cell):
+    """One step of a GRU, `arraynn.gru_cell`: ``h = cell(x, hx=None)``, with ``hx = h``.
+
+    As `LSTMCell`, with the gates in the order r, z, n; `backward` returns ``(dx, dh)``.
+    """
+
+    op = staticmethod(gru_cell)
+    gates = 3
+
+
+class EachStep(Layer):
+    """Of what `LSTM` or `GRU` returns, the output at every step: its first item."""
+
+    def forward(self, output_and_state: tuple[Any, Any]) -> NDArray[Any]:
+        output: NDArray[Any] = _pair(self, output_and_state)[0]
+        return output
+
+    def backward(self, dy: NDArray[Any]) -> tuple[Any, Any]:
+        return dy, None
+
+
+class LastStep(Layer):
+    """Of what `LSTM` or `GRU` returns, the last layer's hidden state at each sequence's end.
+
+    Of shape (N, H). With two directions (N, 2 H): where each of them ends, the reverse one at the
+    sequence's first step.
+    """
+
+    def __init__(self) -> None:
+        self._like: NDArray[Any] | None = None
+        self._in_tuple = False
+
+    def forward(self, output_and_state: tuple[Any, Any]) -> NDArray[Any]:
+        output, state = _pair(self, output_and_state)
+        self._in_tuple = isinstance(state, tuple)
+        hidden = state[0] if self._in_tuple else state
+        directions = output.shape[-1] // hidden.shape[-1]
+        self._like = hidden if self.training else None
+        last: NDArray[Any] = np.concatenate(list(hidden[-directions:]), axis=-1)
+        return last
+
+    def backward(self, dy: NDArray[Any]) -> tuple[Any, Any]:
+        like, self._like = self._like, None
+        if like is None:
+            raise self._no_call()
+        dhidden = np.zeros_like(like)
+        last = dhidden[-(dy.shape[-1] // like.shape[-1]) :]
+        last[...] = np.stack(np.split(dy, len(last), axis=-1))
+        return None, ((dhidden, None) if self._in_tuple else dhidden)
+
+    def train(self, mode: bool = True) -> Self:
+        self._like = None
+        return super().train(mode)
+
+
+def _pair(layer: Layer, value: Any) -> tuple[Any, Any]:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise TypeError(
+            f"{type(layer).__name__}: input must be (output, state) as LSTM and GRU return it, "
+            f"got {type(value).__name__}"
+        )
+    return value

@@ -1,0 +1,439 @@
+"""Layers: PyTorch's parameters, outputs and gradients; modes; what is refused."""
+
+from __future__ import annotations
+
+import arraynn as ann
+import numpy as np
+import pytest
+from arraynn import layers
+
+rng = np.random.default_rng(0)
+
+
+def draw(*shape, dtype=np.float64):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def pair_with(torch, ours, theirs):
+    """Load the PyTorch module's parameters into the layer."""
+    ours.load_state_dict(theirs.state_dict())
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for name, value in theirs.state_dict().items():
+        np.testing.assert_array_equal(ours.state_dict()[name], value.numpy())
+
+
+def compare(torch, ours, theirs, *inputs):
+    """Compare the output and every gradient for a random cotangent."""
+    pair_with(torch, ours, theirs)
+    tensors = [to_torch(torch, value) for value in inputs]
+    out, expected = ours(*inputs), theirs(*tensors)
+    cotangents = [draw(*leaf.shape) for leaf in leaves(out)]
+    torch.autograd.backward(leaves(expected), [torch.from_numpy(c) for c in cotangents])
+    gradients = ours.backward(rebuild(out, iter(cotangents)))
+    for got, want in zip(leaves(out), leaves(expected), strict=True):
+        np.testing.assert_allclose(got, want.detach().numpy(), rtol=1e-9, atol=1e-11)
+    for got, leaf in zip(leaves(gradients), leaves(tensors), strict=True):
+        np.testing.assert_allclose(got, leaf.grad.numpy(), rtol=1e-9, atol=1e-11)
+    for (name, parameter), (their_name, their_parameter) in zip(
+        ours.named_parameters(), theirs.named_parameters(), strict=True
+    ):
+        assert name == their_name
+        np.testing.assert_allclose(parameter.grad, their_parameter.grad.numpy(), rtol=1e-9, atol=1e-11)
+
+
+def leaves(value):
+    return [leaf for item in value for leaf in leaves(item)] if isinstance(value, tuple | list) else [value]
+
+
+def rebuild(like, items):
+    return tuple(rebuild(item, items) for item in like) if isinstance(like, tuple) else next(items)
+
+
+def to_torch(torch, value):
+    if isinstance(value, tuple):
+        return tuple(to_torch(torch, item) for item in value)
+    return torch.from_numpy(value.copy()).requires_grad_()
+
+
+F64 = {"dtype": np.float64}
+PLAIN = [
+    ("Conv1d", (3, 4, 3), {"stride": 2, "padding": 1}, (2, 3, 9)),
+    ("Conv2d", (4, 6, 3), {"padding": "same", "groups": 2}, (2, 4, 6, 7)),
+    ("Conv2d", (2, 3, (3, 2), (2, 1), (1, 0), (1, 2)), {"bias": False}, (2, 2, 8, 7)),
+    ("Linear", (5, 3), {}, (4, 5)),
+    ("Linear", (5, 3), {"bias": False}, (2, 4, 5)),
+]
+FREE = [
+    ("MaxPool2d", (2,), {}, (2, 3, 6, 6)),
+    ("MaxPool2d", (3, 2, 1), {"ceil_mode": True}, (2, 3, 6, 7)),
+    ("AvgPool2d", (3, 2, 1), {"count_include_pad": False}, (2, 3, 7, 6)),
+    ("AdaptiveAvgPool2d", ((3, 2),), {}, (2, 3, 7, 6)),
+    ("ReLU", (), {}, (3, 4)),
+    ("Sigmoid", (), {}, (3, 4)),
+    ("Tanh", (), {}, (3, 4)),
+    ("Softmax", (1,), {}, (3, 4)),
+    ("LogSoftmax", (-1,), {}, (3, 4)),
+    ("Flatten", (), {}, (3, 4, 2)),
+    ("Flatten", (0, 1), {}, (3, 4, 2)),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "options", "shape"), PLAIN)
+def test_layer_with_parameters_is_pytorchs(name, args, options, shape):
+    torch = pytest.importorskip("torch")
+    ours = getattr(layers, name)(*args, **options, **F64)
+    compare(torch, ours, getattr(torch.nn, name)(*args, **options, dtype=torch.float64), draw(*shape))
+
+
+@pytest.mark.parametrize(("name", "args", "options", "shape"), FREE)
+def test_layer_without_parameters_is_pytorchs(name, args, options, shape):
+    torch = pytest.importorskip("torch")
+    compare(
+        torch,
+        getattr(layers, name)(*args, **options),
+        getattr(torch.nn, name)(*args, **options),
+        draw(*shape),
+    )
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize("with_hx", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 2, "bidirectional": True},
+        {"num_layers": 2, "bidirectional": True, "bias": False, "batch_first": True},
+    ],
+)
+def test_recurrent_layer_is_pytorchs(name, with_hx, options):
+    torch = pytest.importorskip("torch")
+    ours = getattr(layers, name)(3, 4, **options, **F64)
+    theirs = getattr(torch.nn, name)(3, 4, **options, dtype=torch.float64)
+    states = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+    x = draw(2, 5, 3) if options.get("batch_first") else draw(5, 2, 3)
+    h = (draw(states, 2, 4), draw(states, 2, 4)) if name == "LSTM" else draw(states, 2, 4)
+    compare(torch, ours, theirs, x, *([h] if with_hx else []))
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_recurrent_cell_is_pytorchs(name, bias):
+    torch = pytest.importorskip("torch")
+    h = (draw(2, 4), draw(2, 4)) if name == "LSTMCell" else draw(2, 4)
+    theirs = getattr(torch.nn, name)(3, 4, bias, dtype=torch.float64)
+    compare(torch, getattr(layers, name)(3, 4, bias, **F64), theirs, draw(2, 3), h)
+
+
+def test_cell_in_a_loop_is_the_layer():
+    x, dy = draw(5, 2, 3), draw(5, 2, 4)
+    layer, cell = layers.LSTM(3, 4, **F64), layers.LSTMCell(3, 4, **F64)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
+    output, _ = layer(x)
+    state, outputs = None, []
+    for step in x:
+        state = cell(step, state)
+        outputs.append(state[0])
+    np.testing.assert_allclose(outputs, output, rtol=1e-12)
+    expected = layer.backward((dy, None))
+    dstate, dx = (np.zeros((2, 4)), None), []
+    for dstep in dy[::-1]:
+        dinput, dstate = cell.backward((dstate[0] + dstep, dstate[1]))
+        dx.append(dinput)
+    np.testing.assert_allclose(dx[::-1], expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(cell.weight_hh.grad, layer.weight_hh_l0.grad, rtol=1e-9, atol=1e-12)
+    with pytest.raises(RuntimeError, match="LSTMCell: backward needs a call"):
+        cell.backward(dstate)
+
+
+def small_cnn(rng=0, dtype=np.float64):
+    rng = np.random.default_rng(rng)
+    return layers.Sequential(
+        layers.Conv2d(1, 4, 3, padding=1, rng=rng, dtype=dtype),
+        layers.ReLU(),
+        layers.MaxPool2d(2),
+        layers.Flatten(),
+        layers.Linear(4 * 9, 5, rng=rng, dtype=dtype),
+    )
+
+
+def test_sequential_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    theirs = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5)
+    )
+    compare(torch, small_cnn(), theirs.double(), draw(3, 1, 6, 6))
+    assert repr(small_cnn()) == repr(theirs)
+
+
+def test_sequential_names_and_items():
+    model = layers.Sequential(
+        {"first": layers.Linear(3, 4), "second": layers.Sequential(layers.Linear(4, 2))}
+    )
+    assert list(model.state_dict()) == ["first.weight", "first.bias", "second.0.weight", "second.0.bias"]
+    assert len(model) == 2
+    assert model[0].in_features == 3
+    assert len(model[1:]) == 1
+    assert [type(layer).__name__ for layer in model] == ["Linear", "Sequential"]
+    with pytest.raises(TypeError, match="Sequential: layer 1 must be a Layer, got function"):
+        layers.Sequential(layers.ReLU(), ann.relu)
+
+
+def test_input_grad_false_skips_the_first_gradient():
+    x, dy = draw(3, 1, 6, 6), draw(3, 5)
+    full, less = small_cnn(), small_cnn()
+    full(x)
+    less(x, input_grad=False)
+    assert full.backward(dy).shape == x.shape
+    assert less.backward(dy) is None
+    for ours, expected in zip(less.parameters(), full.parameters(), strict=True):
+        np.testing.assert_array_equal(ours.grad, expected.grad)
+
+
+def test_input_grad_false_reaches_through_layers_without_parameters():
+    x = draw(2, 3, 4)
+    model = layers.Sequential(layers.Flatten(), layers.Tanh(), layers.Sequential(layers.Linear(12, 2, **F64)))
+    model(x, input_grad=False)
+    assert model.backward(draw(2, 2)) is None
+    assert model[2][0].weight.grad.shape == (2, 12)
+    model(x)
+    assert model.backward(draw(2, 2)).shape == x.shape
+
+
+def test_gradients_add_up_until_zero_grad():
+    layer, x, dy = layers.Linear(3, 2, **F64), draw(4, 3), draw(4, 2)
+    layer(x)
+    layer.backward(dy)
+    once = layer.weight.grad.copy()
+    layer(x)
+    layer.backward(dy)
+    np.testing.assert_allclose(layer.weight.grad, 2 * once)
+    layer.zero_grad()
+    assert layer.weight.grad is None
+    assert layer.bias.grad is None
+
+
+LAYERS = [
+    (layers.Conv2d(1, 2, 3), (2, 1, 5, 5)),
+    (layers.Linear(3, 2), (2, 3)),
+    (layers.MaxPool2d(2), (2, 1, 4, 4)),
+    (layers.ReLU(), (2, 3)),
+    (layers.Dropout(), (2, 3)),
+    (layers.Flatten(), (2, 3, 4)),
+    (layers.LSTM(3, 4), (5, 2, 3)),
+    (layers.GRUCell(3, 4), (2, 3)),
+    (layers.Sequential(layers.GRU(3, 4), layers.LastStep()), (5, 2, 3)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda v: type(v).__name__)
+def test_backward_needs_a_call_in_train_mode(layer, shape):
+    x = draw(*shape, dtype=np.float32)
+    layer.train()
+    with pytest.raises(RuntimeError, match="backward needs a call in train\\(\\) mode"):
+        layer.backward(None)
+    layer(x)
+    layer.eval()
+    layer(x)
+    with pytest.raises(RuntimeError, match="the layer is in eval\\(\\) mode"):
+        layer.backward(None)
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda v: type(v).__name__)
+def test_eval_keeps_nothing(layer, shape):
+    """No array of the call is alive once its output and its input are gone."""
+    layer.eval()
+    before = {name: id(value) for name, value in vars(layer).items()}
+    out = layer(draw(*shape, dtype=np.float32))
+    assert {name: id(value) for name, value in vars(layer).items() if name != "input_grad"} == {
+        name: value for name, value in before.items() if name != "input_grad"
+    }
+    assert out is not None
+    layer.train()
+
+
+def test_a_result_of_train_and_of_eval_agree():
+    model, x = small_cnn(), draw(3, 1, 6, 6)
+    np.testing.assert_array_equal(model(x), model.eval()(x))
+
+
+def test_last_step_follows_lengths_and_directions():
+    x, lengths = draw(6, 3, 2), np.array([4, 6, 1])
+    model = layers.LSTM(2, 3, num_layers=2, bidirectional=True, **F64)
+    output, state = model(x, lengths=lengths)
+    last = layers.LastStep()
+    y = last((output, state))
+    assert y.shape == (3, 6)
+    for i, length in enumerate(lengths):
+        np.testing.assert_array_equal(y[i, :3], output[length - 1, i, :3])
+        np.testing.assert_array_equal(y[i, 3:], output[0, i, 3:])
+    dy = draw(3, 6)
+    doutput, (dh, dc) = last.backward(dy)
+    assert doutput is None
+    assert dc is None
+    np.testing.assert_array_equal(dh[2:], [dy[:, :3], dy[:, 3:]])
+    assert not dh[:2].any()
+
+
+def test_each_step_is_the_output():
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    ours = layers.Sequential(layers.GRU(3, 4, **F64), layers.EachStep(), layers.Linear(4, 2, **F64))
+    gru, linear = nn.GRU(3, 4, dtype=torch.float64), nn.Linear(4, 2, dtype=torch.float64)
+    ours[0].load_state_dict(gru.state_dict())
+    ours[2].load_state_dict(linear.state_dict())
+    x, dy = draw(5, 2, 3), draw(5, 2, 2)
+    tx = torch.from_numpy(x).requires_grad_()
+    expected = linear(gru(tx)[0])
+    expected.backward(torch.from_numpy(dy))
+    np.testing.assert_allclose(ours(x), expected.detach().numpy(), rtol=1e-9)
+    np.testing.assert_allclose(ours.backward(dy), tx.grad.numpy(), rtol=1e-9, atol=1e-12)
+    with pytest.raises(TypeError, match="LastStep: input must be \\(output, state\\)"):
+        layers.LastStep()(x)
+
+
+def test_dropout_drops_in_train_mode_only():
+    layer, x = layers.Dropout(0.25, rng=3), np.ones((100, 100), np.float32)
+    y = layer(x)
+    assert 0.2 < (y == 0).mean() < 0.3
+    np.testing.assert_array_equal(layer.backward(x), y)
+    assert (layer(x) != y).any()
+    np.testing.assert_array_equal(layer.eval()(x), x)
+    np.testing.assert_array_equal(layers.Dropout(0.25, rng=3)(x), y)
+
+
+def test_dropout_between_recurrent_layers_draws_anew():
+    layer, x = layers.LSTM(3, 8, num_layers=2, dropout=0.5, rng=1), draw(4, 2, 3, dtype=np.float32)
+    assert (layer(x)[0] != layer(x)[0]).any()
+    layer.eval()
+    np.testing.assert_array_equal(layer(x)[0], layer(x)[0])
+
+
+def test_max_pool_with_indices():
+    layer, x = layers.MaxPool2d(2, return_indices=True), draw(1, 1, 4, 4)
+    y, indices = layer(x)
+    assert indices.dtype == np.int64
+    dx = layer.backward((np.ones_like(y), None))
+    np.testing.assert_array_equal(np.flatnonzero(dx), np.sort(indices.ravel()))
+
+
+def test_initial_values_follow_the_generator():
+    a, b, c = (layers.Conv2d(3, 8, 3, rng=seed).state_dict() for seed in (0, 0, 1))
+    np.testing.assert_array_equal(a["weight"], b["weight"])
+    assert (a["weight"] != c["weight"]).any()
+    assert a["weight"].dtype == np.float32
+    bound = 1 / np.sqrt(27)
+    assert abs(a["weight"]).max() <= bound
+    assert a["weight"].std() == pytest.approx(bound / np.sqrt(3), rel=0.1)
+    assert abs(layers.GRU(3, 16).weight_ih_l0.data).max() <= 0.25
+
+
+def test_state_dict_is_a_copy():
+    layer = layers.Linear(3, 2)
+    state = layer.state_dict()
+    layer.weight.data[...] = 0
+    assert state["weight"].any()
+    layer.load_state_dict(state)
+    np.testing.assert_array_equal(layer.weight.data, state["weight"])
+
+
+def test_load_state_dict_takes_other_dtypes():
+    torch = pytest.importorskip("torch")
+    layer = layers.Linear(3, 2)
+    weight, bias = torch.randn(2, 3, dtype=torch.bfloat16), torch.randn(2, dtype=torch.float64)
+    layer.load_state_dict({"weight": weight, "bias": torch.nn.Parameter(bias)})
+    np.testing.assert_array_equal(layer.weight.data, weight.float().numpy())
+    np.testing.assert_array_equal(layer.bias.data, bias.float().numpy())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"bias": None}, ValueError, "load_state_dict: state must name Linear's parameters, missing: bias"),
+        ({"extra": np.zeros(2)}, ValueError, "unknown: extra"),
+        ({"weight": np.zeros((3, 2))}, ValueError, "weight has shape \\(3, 2\\), expected \\(2, 3\\)"),
+        ({"weight": np.zeros((2, 3), complex)}, TypeError, "weight must be an array of real numbers"),
+        ({"bias": [0.0, 0.0]}, TypeError, "bias must be an array, got list"),
+    ],
+)
+def test_load_state_dict_refuses_and_writes_nothing(change, error, message):
+    layer = layers.Linear(3, 2)
+    before = layer.state_dict()
+    state = {"weight": np.zeros((2, 3)), "bias": np.zeros(2)} | change
+    state = {name: value for name, value in state.items() if value is not None}
+    with pytest.raises(error, match=message):
+        layer.load_state_dict(state)
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: layers.Conv2d(3, 4, 3, groups=2),
+            ValueError,
+            "Conv2d: in_channels must be divisible by groups",
+        ),
+        (lambda: layers.Conv2d(3, 4, (3, 3, 3)), ValueError, "Conv2d: kernel_size must be 2 integers"),
+        (lambda: layers.Conv1d(3, 4, 3, padding="full"), ValueError, "Conv1d: padding must be sizes, 'same'"),
+        (lambda: layers.Conv1d(3, 4, 2.5), TypeError, "Conv1d: kernel_size must be an integer, got 2.5"),
+        (lambda: layers.Linear(0, 4), ValueError, "Linear: in_features must be at least 1, got 0"),
+        (lambda: layers.LSTM(3, 4, dropout=2), ValueError, "LSTM: dropout must be between 0 and 1"),
+        (lambda: layers.Dropout(-1), ValueError, "Dropout: p must be between 0 and 1"),
+        (lambda: layers.Flatten(2, 1)(np.zeros((2, 3, 4))), ValueError, "Flatten: input has 3 axes"),
+    ],
+)
+def test_bad_arguments(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+REPRS = [
+    ("Conv1d", (3, 4, 3), {"padding": 1, "dilation": 2}),
+    ("Conv2d", (4, 6, (3, 2)), {"padding": "same", "groups": 2, "bias": False}),
+    ("Linear", (5, 3), {"bias": False}),
+    ("LSTM", (5, 3), {"num_layers": 2, "batch_first": True, "dropout": 0.5, "bidirectional": True}),
+    ("GRU", (5, 3), {"bias": False}),
+    ("LSTMCell", (5, 3), {}),
+    ("GRUCell", (5, 3), {"bias": False}),
+    ("MaxPool2d", (2,), {}),
+    ("AvgPool2d", ((2, 3),), {}),
+    ("AdaptiveAvgPool2d", (1,), {}),
+    ("Flatten", (), {}),
+    ("Tanh", (), {}),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "options"), REPRS)
+def test_repr_is_pytorchs(name, args, options):
+    torch = pytest.importorskip("torch")
+    assert repr(getattr(layers, name)(*args, **options)) == repr(getattr(torch.nn, name)(*args, **options))
+
+
+def test_a_model_of_ones_own():
+    class Residual(layers.Layer):
+        def __init__(self, body):
+            self.body = body
+
+        def forward(self, x):
+            return x + self.body(x)
+
+        def backward(self, dy):
+            return dy + self.body.backward(dy)
+
+    model = Residual(layers.Linear(3, 3, rng=0, **F64))
+    x, dy = draw(2, 3), draw(2, 3)
+    np.testing.assert_allclose(model(x), x + x @ model.body.weight.data.T + model.body.bias.data)
+    np.testing.assert_allclose(model.backward(dy), dy + dy @ model.body.weight.data)
+    assert [name for name, _ in model.named_parameters()] == ["body.weight", "body.bias"]
+    assert repr(model) == ("Residual(\n  (body): Linear(in_features=3, out_features=3, bias=True)\n)")
+    assert not model.eval().body.training
+
+
+def test_a_shared_layer_counts_once():
+    shared = layers.Linear(3, 3)
+    model = layers.Sequential(shared, layers.ReLU(), shared)
+    assert len(list(model.parameters())) == 2
+    assert list(model.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
