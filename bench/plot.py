@@ -1,9 +1,11 @@
-"""Draws one bar chart per family: how many times as long each peer takes as arraynn."""
+"""Draws how many times as long the peers take as arraynn: a chart per family, and one of all groups."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 _COLORS = {
@@ -25,10 +27,73 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     records = [record for record in results["cases"] if record.get("peers")]
     families = dict.fromkeys(record["family"] for record in records)
-    return [
+    charts = [
         _chart(family, [r for r in records if r["family"] == family], results["machine"], folder)
         for family in families
     ]
+    return [_overview(records, results["machine"], folder), *charts]
+
+
+def _finish(
+    axes: Any, low: float, high: float, bottom: float, ticks: Sequence[float], labels: list[str]
+) -> None:
+    """Give a chart of ratios its line at 1, its scale and its names."""
+    axes.axvline(1.0, color=_INK, linewidth=1.2)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(low, high)
+    axes.set_ylim(bottom, -1)
+    marks = [mark for mark in (2.0**power for power in range(-4, 12)) if low <= mark <= high]
+    axes.set_xticks(marks, [f"{mark:g}x" for mark in marks])
+    axes.minorticks_off()
+    axes.set_yticks(ticks, labels, fontsize=8)
+    axes.tick_params(length=0)
+    axes.grid(axis="x", color=_FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.set_xlabel("time of the peer / time of arraynn (right of the line: arraynn is faster)", fontsize=8)
+
+
+def _overview(records: list[dict[str, Any]], machine: dict[str, Any], folder: Path) -> Path:
+    """Draw the geometric mean of each group of cases, against PyTorch and against the best peer."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    groups: dict[str, list[dict[str, Any]]] = {"all cases": records}
+    for record in records:
+        groups.setdefault(record["group"], []).append(record)
+    against = {
+        "PyTorch as its users call it": ("ratio_torch", _COLORS["torch"]),
+        "the best of all peers, case by case": ("ratio_best", _COLORS["onnxruntime"]),
+    }
+    figure = Figure(figsize=(9, 1.4 + 0.42 * len(groups)), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    means: list[float] = []
+    for position, members in enumerate(groups.values()):
+        for row, (key, color) in enumerate(against.values()):
+            ratios = [record[key] for record in members if record.get(key)]
+            if not ratios:
+                continue
+            mean = geometric_mean(ratios)
+            means.append(mean)
+            at = position + 0.4 * row - 0.2
+            axes.barh(at, mean - 1, left=1.0, height=0.38, color=color)
+            axes.text(1.02 * max(1.0, mean), at, f"{mean:.2f}", va="center", fontsize=7, color=_INK)
+    low, high = min(0.7, *means) / 1.1, max(2.0, *means) * 1.3
+    labels = [f"{group} ({len(members)})" for group, members in groups.items()]
+    _finish(axes, low, high, len(groups) - 0.3, range(len(groups)), labels)
+    axes.set_title(
+        f"Geometric means, {machine['dtype']}, {machine['threads']} threads, {machine['cpu']} ({machine['isa']})",
+        loc="left",
+        fontsize=10,
+        color=_INK,
+    )
+    handles = [Patch(color=color, label=f"against {name}") for name, (_, color) in against.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    path = folder / "overview.png"
+    figure.savefig(path)
+    return path
 
 
 def _chart(family: str, records: list[dict[str, Any]], machine: dict[str, Any], folder: Path) -> Path:
@@ -60,19 +125,7 @@ def _chart(family: str, records: list[dict[str, Any]], machine: dict[str, Any], 
         ticks.append((start + position - 1) / 2)
         labels.append(record["name"])
         position += 1
-    axes.axvline(1.0, color=_INK, linewidth=1.2)
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(low, high)
-    axes.set_ylim(position - 0.5, -1)
-    marks = [mark for mark in (2.0**power for power in range(-4, 12)) if low <= mark <= high]
-    axes.set_xticks(marks, [f"{mark:g}x" for mark in marks])
-    axes.minorticks_off()
-    axes.set_yticks(ticks, labels, fontsize=8)
-    axes.tick_params(length=0)
-    axes.grid(axis="x", color=_FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
-    axes.set_xlabel("time of the peer / time of arraynn (right of the line: arraynn is faster)", fontsize=8)
+    _finish(axes, low, high, position - 0.5, ticks, labels)
     axes.set_title(
         f"{family}, {machine['dtype']}, {machine['threads']} threads, {machine['cpu']} ({machine['isa']})",
         loc="left",

@@ -11,7 +11,7 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
-constexpr int64_t grain = 32 << 10;  // elements per task: its bytes fit in L2
+constexpr int64_t grain = 32 << 10;                    // elements per task: its bytes fit in L2
 constexpr int64_t streamed_bytes = int64_t{16} << 20;  // results of this size are not in cache when read
 
 // y[i] = f(i, count) over [begin, end), by vectors; past the cache where the array is large.
@@ -23,7 +23,8 @@ ARRAYNN_INLINE void fill(int64_t total, int64_t begin, int64_t end, T* y, const 
     for (; begin + lanes<T> <= end; begin += lanes<T>) stream(y + begin, f(begin, whole));
     stream_end();
   }
-  for_vectors<T>(end - begin, [&](int64_t i, auto n) ARRAYNN_LAMBDA { store_count(y + begin + i, f(begin + i, n), n); });
+  for_vectors<T>(end - begin,
+                 [&](int64_t i, auto n) ARRAYNN_LAMBDA { store_count(y + begin + i, f(begin + i, n), n); });
 }
 
 template <Activation F, class T>
@@ -44,7 +45,8 @@ ARRAYNN_INLINE vec<T> backward(vec<T> y, vec<T> dy) {
 template <Activation F, class T>
 void forward_all(int64_t count, const T* x, T* y) {
   parallel_chunks(count, grain, [=](int64_t begin, int64_t end) {
-    fill<T>(count, begin, end, y, [=](int64_t i, auto n) ARRAYNN_LAMBDA { return forward<F, T>(load_count(x + i, n)); });
+    fill<T>(count, begin, end, y,
+            [=](int64_t i, auto n) ARRAYNN_LAMBDA { return forward<F, T>(load_count(x + i, n)); });
   });
 }
 
@@ -63,9 +65,8 @@ void backward_all(int64_t count, const T* y, const T* dy, T* dx) {
 template <class T>
 T row_max(const T* x, int64_t n) {
   vec<T> m = broadcast<T>(-INFINITY);
-  for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-    m = max(keep_count<T>(load_count(x + i, count), count, m), m);
-  });
+  for_vectors<T>(
+      n, [&](int64_t i, auto count) ARRAYNN_LAMBDA { m = max(keep_count<T>(load_count(x + i, count), count, m), m); });
   return max_lane<T>(m);
 }
 
@@ -144,7 +145,7 @@ void for_softmax(const SoftmaxParams& p, const Row& row, const Columns& columns)
     return;
   }
   int64_t vectors = (p.inner + lanes<T> - 1) / lanes<T>;
-  parallel_chunks(p.outer * vectors, grain / 4 / (p.size * lanes<T>) + 1, [&](int64_t begin, int64_t end) {
+  parallel_chunks(p.outer * vectors, grain / 4 / (p.size * lanes<T>)+1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       int64_t first = i % vectors * lanes<T>, offset = i / vectors * p.size * p.inner + first;
       if (p.inner - first >= lanes<T>)
@@ -169,9 +170,8 @@ void with_function(Activation function, const F& f) {
 void activation_forward(const ActivationParams& p, const void* x, void* y) {
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    with_function<T>(p.function, [&](auto f) {
-      forward_all<f(), T>(p.count, static_cast<const T*>(x), static_cast<T*>(y));
-    });
+    with_function<T>(p.function,
+                     [&](auto f) { forward_all<f(), T>(p.count, static_cast<const T*>(x), static_cast<T*>(y)); });
   });
 }
 

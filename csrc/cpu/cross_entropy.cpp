@@ -24,7 +24,7 @@ template <class T>
 struct Call {
   const CrossEntropyParams& p;
   const T* x;
-  const int64_t* labels;   // one of these two
+  const int64_t* labels;  // one of these two
   const T* probabilities;
   const T* weight;     // null: ones
   const T* cotangent;  // null: one
@@ -43,7 +43,8 @@ struct Call {
 
 template <class T>
 Call<T> call_of(const CrossEntropyParams& p, const void* input, const void* target, const void* weight) {
-  Call<T> c{p, static_cast<const T*>(input), nullptr, nullptr, static_cast<const T*>(weight), nullptr, nullptr, nullptr};
+  Call<T> c{p,      static_cast<const T*>(input), nullptr, nullptr, static_cast<const T*>(weight), nullptr, nullptr,
+            nullptr};
   if (p.probabilities)
     c.probabilities = static_cast<const T*>(target);
   else
@@ -179,7 +180,9 @@ T row(const Call<T>& c, int64_t at, bool split) {
   Shares shares;
   if (split) {
     Softmax<T> parts[max_chunks];
-    parallel_chunks(n, cut, [&](int64_t begin, int64_t end) { parts[begin / cut] = softmax_of<T>(x + begin, end - begin, nullptr); });
+    parallel_chunks(n, cut, [&](int64_t begin, int64_t end) {
+      parts[begin / cut] = softmax_of<T>(x + begin, end - begin, nullptr);
+    });
     for (int64_t begin = 0; begin < n; begin += cut) s.join(parts[begin / cut].max, parts[begin / cut].sum, begin);
     s.settled = n;  // no exponentials were kept
   } else {
@@ -227,8 +230,8 @@ constexpr int most = 256;           // labels per block
 // Where a block of labels lies: logit (class i, label j) at x[i * class_step + j * label_step].
 struct Block {
   int64_t first_logit, first_label, class_step, label_step;
-  int count;     // of labels
-  int stride;    // of classes in the buffer; 0: the logits are too many for it
+  int count;   // of labels
+  int stride;  // of classes in the buffer; 0: the logits are too many for it
 };
 
 // How many labels a block takes, whether they fit the buffer or not.
@@ -376,8 +379,12 @@ double all_columns(const Call<T>& c) {
     double sum = 0;
     for (int64_t k = begin; k < end; ++k) {
       int64_t image = k / blocks, first = k % blocks * size;
-      Block b{image * p.classes * inner + (rows ? first * p.classes : first), image * inner + first, rows ? 1 : inner,
-              rows ? p.classes : 1, static_cast<int>(inner - first < size ? inner - first : size), stride};
+      Block b{image * p.classes * inner + (rows ? first * p.classes : first),
+              image * inner + first,
+              rows ? 1 : inner,
+              rows ? p.classes : 1,
+              static_cast<int>(inner - first < size ? inner - first : size),
+              stride};
       sum += columns(c, b);
     }
     return sum;

@@ -1,5 +1,5 @@
-// Dropout with counter-based random bits: every element's bits depend on its number and the key
-// alone, so threads need no streams and the backward pass needs no mask.
+// Dropout with a counter-based generator: no state, and any element's number on its own. Where memory
+// is in C order a Philox block serves four elements; in another order each element takes its own.
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/simd/vec.h"
@@ -8,86 +8,134 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
-constexpr int W = lanes<float>;  // counters at a time
-constexpr int block = 4 * W;     // elements they make
+constexpr int counters = lanes<double>;  // per step
+constexpr int words = 4 * counters;      // of a step
+constexpr int64_t grain = 16 << 10;      // elements per task, whole steps
 
-typedef uint64_t wide __attribute__((vector_size(2 * ARRAYNN_VECTOR_BYTES)));
-
-ARRAYNN_INLINE void multiply(vu32 a, uint32_t b, vu32& high, vu32& low) {
-  wide product = __builtin_convertvector(a, wide) * b;
-  high = __builtin_convertvector(product >> 32, vu32);
-  low = __builtin_convertvector(product, vu32);
-}
-
-// bits[0 .. block): the random words of elements 4 c .. 4 c + block, for counters from c on.
-ARRAYNN_INLINE void philox(uint64_t counter, uint64_t key, uint32_t* bits) {
-  vu32 step;
-  for (int i = 0; i < W; ++i) step[i] = static_cast<uint32_t>(i);
-  vu32 w0 = step + static_cast<uint32_t>(counter);
-  // The low word may wrap inside the vector.
-  vu32 carry = (vu32)(w0 < static_cast<uint32_t>(counter));
-  vu32 w1 = static_cast<uint32_t>(counter >> 32) - carry, w2{}, w3{};
+// The four words of each counter, in the low halves of the lanes. The high halves are left to chance
+// on the way: products look at the low ones only.
+ARRAYNN_INLINE void philox(vu64 counter, uint64_t key, vu64 (&word)[4]) {
+  const vu64 low = vu64{} + 0xffffffffu, m0 = vu64{} + 0xD2511F53u, m1 = vu64{} + 0xCD9E8D57u;
+  vu64 c0 = counter, c1 = counter >> 32, c2{}, c3{};
   auto k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-  for (int round = 0; round < 10; ++round) {
-    vu32 high0, low0, high1, low1;
-    multiply(w0, 0xD2511F53u, high0, low0);
-    multiply(w2, 0xCD9E8D57u, high1, low1);
-    w0 = high1 ^ w1 ^ k0;
-    w1 = low1;
-    w2 = high0 ^ w3 ^ k1;
-    w3 = low0;
+  static_for<10>([&](auto) ARRAYNN_LAMBDA {
+    vu64 a = multiply_low(m0, c0), b = multiply_low(m1, c2);
+    c0 = (b >> 32) ^ c1 ^ uint64_t{k0};
+    c1 = b;
+    c2 = (a >> 32) ^ c3 ^ uint64_t{k1};
+    c3 = a;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
-  }
-  using Lanes = lane_sequence<float>;
-  vu32 even_lo = zip_lo_(w0, w2, Lanes{}), odd_lo = zip_lo_(w1, w3, Lanes{});
-  vu32 even_hi = zip_hi_(w0, w2, Lanes{}), odd_hi = zip_hi_(w1, w3, Lanes{});
-  vu32 ordered[4] = {zip_lo_(even_lo, odd_lo, Lanes{}), zip_hi_(even_lo, odd_lo, Lanes{}),
-                     zip_lo_(even_hi, odd_hi, Lanes{}), zip_hi_(even_hi, odd_hi, Lanes{})};
-  __builtin_memcpy(bits, ordered, sizeof ordered);
+  });
+  word[0] = c0 & low;
+  word[1] = c1 & low;
+  word[2] = c2 & low;
+  word[3] = c3 & low;
 }
 
-// All bits set where the element is kept.
-ARRAYNN_INLINE mask<float> kept(const uint32_t* bits, uint32_t threshold, float) {
-  vu32 v;
-  __builtin_memcpy(&v, bits, sizeof v);
-  return (mask<float>)(v >= threshold);
+// The words of `counters` counters from `first` on, in order.
+ARRAYNN_INLINE void words_in_order(uint64_t first, uint64_t key, uint32_t* out) {
+  vu64 word[4];
+  philox((vu64)iota<double>() + first, key, word);
+  vu64 a = word[0] | (word[1] << 32), b = word[2] | (word[3] << 32);
+  vu64 lo = zip_lo_(a, b, lane_sequence<double>{}), hi = zip_hi_(a, b, lane_sequence<double>{});
+  __builtin_memcpy(out, &lo, sizeof lo);
+  __builtin_memcpy(out + words / 2, &hi, sizeof hi);
 }
-ARRAYNN_INLINE mask<double> kept(const uint32_t* bits, uint32_t threshold, double) {
-  mask<double> v;
-  for (int i = 0; i < lanes<double>; ++i) v[i] = bits[i];
-  return v >= static_cast<int64_t>(threshold);
+
+// The words of `words` elements, number `first` and every step-th behind it.
+ARRAYNN_INLINE void words_apart(uint64_t first, uint64_t step, uint64_t key, uint32_t* out) {
+  for (int i = 0; i < words; i += counters) {
+    vu64 number = (vu64)iota<double>() * step + (first + static_cast<uint64_t>(i) * step), word[4];
+    philox(number >> 2, key, word);
+    vu64 which = number & 3;
+    vu64 w = which == 0 ? word[0] : which == 1 ? word[1] : which == 2 ? word[2] : word[3];
+    for (int l = 0; l < counters; ++l) out[i + l] = static_cast<uint32_t>(w[l]);
+  }
+}
+
+// lanes<T> words as a mask of those that are at least `threshold`.
+ARRAYNN_INLINE vi32 kept(const uint32_t* word, uint32_t threshold, float) {
+  vu32 w;
+  __builtin_memcpy(&w, word, sizeof w);
+  return w >= threshold;
+}
+ARRAYNN_INLINE vi64 kept(const uint32_t* word, uint32_t threshold, double) {
+  typedef uint32_t half __attribute__((vector_size(ARRAYNN_VECTOR_BYTES / 2)));
+  half w;
+  __builtin_memcpy(&w, word, sizeof w);
+  return __builtin_convertvector(w, vi64) >= int64_t{threshold};
 }
 
 template <class T>
-void drop(const DropoutParams& p, const T* x, T* y) {
-  auto threshold = static_cast<uint32_t>(p.p * 4294967296.0);
-  T scale = static_cast<T>(1.0 / (1.0 - p.p));
-  int64_t blocks = (p.count + block - 1) / block;
-  parallel_chunks(blocks, 512, [=](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      alignas(64) uint32_t bits[block];
-      philox(static_cast<uint64_t>(b) * W, p.key, bits);
-      int64_t first = b * block, size = p.count - first < block ? p.count - first : block;
-      for_vectors<T>(size, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-        vec<T> v = load_count(x + first + i, count) * scale;
-        store_count(y + first + i, kept(bits + i, threshold, T{}) ? v : vec<T>{}, count);
-      });
+struct Mask {
+  uint32_t threshold;
+  T scale;
+  // y = x scale where kept, for at most `words` elements.
+  ARRAYNN_INLINE void apply(const uint32_t* word, const T* x, T* y, int64_t n) const {
+    for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+      vec<T> v = load_count(x + i, count) * scale;
+      store_count(y + i, kept(word + i, threshold, T()) ? v : vec<T>{}, count);
+    });
+  }
+};
+
+template <class T>
+void drop_in_order(const DropoutParams& p, Mask<T> mask, const T* x, T* y) {
+  int64_t count = p.count, steps = (count + words - 1) / words;
+  parallel_chunks(steps, grain / words, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * words; i < end * words && i < count; i += words) {
+      alignas(64) uint32_t word[words];
+      words_in_order(static_cast<uint64_t>(i / 4), p.key, word);
+      mask.apply(word, x + i, y + i, count - i < words ? count - i : words);
     }
+  });
+}
+
+template <class T>
+void drop_apart(const DropoutParams& p, Mask<T> mask, const T* x, T* y) {
+  int last = p.ndim - 1;
+  int64_t length = p.shape[last], rows = 1;
+  for (int i = 0; i < last; ++i) rows *= p.shape[i];
+  int64_t steps = (length + words - 1) / words;
+  parallel_chunks(rows * steps, grain / 4 / words, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      int64_t row = k / steps, at = k % steps * words, number = at * p.step[last], rest = row;
+      for (int i = last - 1; i >= 0; rest /= p.shape[i--]) number += rest % p.shape[i] * p.step[i];
+      alignas(64) uint32_t word[words];
+      words_apart(static_cast<uint64_t>(number), static_cast<uint64_t>(p.step[last]), p.key, word);
+      mask.apply(word, x + row * length + at, y + row * length + at, length - at < words ? length - at : words);
+    }
+  });
+}
+
+// All of one fate.
+template <class T>
+void scale_all(int64_t count, T scale, const T* x, T* y) {
+  parallel_chunks(count, grain, [&](int64_t begin, int64_t end) {
+    for_vectors<T>(end - begin, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+      vec<T> v = load_count(x + begin + i, n);
+      store_count(y + begin + i, scale != T(0) ? v * scale : vec<T>{}, n);
+    });
   });
 }
 
 }  // namespace
 
 void dropout_forward(const DropoutParams& p, const void* x, void* y) {
+  auto threshold = static_cast<uint64_t>(p.p * 4294967296.0);
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    if (p.p >= 1)
-      parallel_chunks(p.count, 32 << 10, [=](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) static_cast<T*>(y)[i] = 0;
-      });
+    const T* in = static_cast<const T*>(x);
+    T* out = static_cast<T*>(y);
+    Mask<T> mask{static_cast<uint32_t>(threshold), static_cast<T>(p.p < 1 ? 1 / (1 - p.p) : 0)};
+    if (p.count == 0) return;
+    if (p.p == 0 || threshold > 0xffffffffu)
+      scale_all(p.count, p.p == 0 ? T(1) : T(0), in, out);
+    else if (p.ndim == 0)
+      drop_in_order(p, mask, in, out);
     else
-      drop(p, static_cast<const T*>(x), static_cast<T*>(y));
+      drop_apart(p, mask, in, out);
   });
 }
 

@@ -117,7 +117,8 @@ void pack_rows(const T* const* src, int rows, int64_t kc, T* dst, int width, int
   constexpr int V = lanes<T>;
   for (int i0 = 0; i0 < width; i0 += V) {
     int part = std::min(V, width - i0);
-    pack_transposed(src + i0, std::min(V, std::max(0, rows - i0)), kc, dst + i0, part, ld, width < V && 2 * ld >= V && ld == width);
+    pack_transposed(src + i0, std::min(V, std::max(0, rows - i0)), kc, dst + i0, part, ld,
+                    width < V && 2 * ld >= V && ld == width);
   }
 }
 template void pack_rows(const float* const*, int, int64_t, float*, int, int64_t);
@@ -185,7 +186,9 @@ ARRAYNN_INLINE void axpy_tile(const Gemm<T>& g, int64_t m, int64_t n, int64_t en
   for (int64_t k = 0; k < g.k; ++k, a += g.a_k, b += g.b_k) {
     vec<T> column[C];
     static_for<C>([&](auto j) ARRAYNN_LAMBDA {
-      column[j] = j < whole ? load(b + j * V) : j == whole && rest > 0 ? load_first(b + j * V, std::min(rest, V)) : vec<T>{};
+      column[j] = j < whole                ? load(b + j * V)
+                  : j == whole && rest > 0 ? load_first(b + j * V, std::min(rest, V))
+                                           : vec<T>{};
     });
     static_for<R>([&](auto i) ARRAYNN_LAMBDA {
       vec<T> value = broadcast<T>(a[i * g.a_row]);

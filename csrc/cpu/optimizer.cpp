@@ -67,7 +67,8 @@ double chunk_squares(const TensorChunk& chunk) {
   for (; i + 4 * lanes<T> <= chunk.count; i += 4 * lanes<T>) {
     static_for<4>([&](auto j) ARRAYNN_LAMBDA {
       int k = j * (ways / 4);
-      as_doubles(load(g + i + j * lanes<T>), [&](vec<double> d) ARRAYNN_LAMBDA { total[k] = fma(d, d, total[k]), ++k; });
+      as_doubles(load(g + i + j * lanes<T>),
+                 [&](vec<double> d) ARRAYNN_LAMBDA { total[k] = fma(d, d, total[k]), ++k; });
     });
   }
   for_vectors<T>(chunk.count - i, [&](int64_t k, auto count) ARRAYNN_LAMBDA {
@@ -90,8 +91,7 @@ void adam_step(const AdamParams& p, const TensorChunk* chunks, const int64_t* fi
 
 void sgd_step(const SgdParams& p, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
   parallel_for(tasks, [&](int64_t task, int) {
-    for_chunks(chunks, first, task,
-               [&](const TensorChunk& chunk, auto zero) { sgd_chunk<decltype(zero)>(p, chunk); });
+    for_chunks(chunks, first, task, [&](const TensorChunk& chunk, auto zero) { sgd_chunk<decltype(zero)>(p, chunk); });
   });
 }
 

@@ -52,8 +52,7 @@ double parallel_sum(int64_t n, int64_t grain, const F& f) {
 template <class F>
 void parallel_team(int limit, const F& f) {
   run_team(
-      limit,
-      [](void* context, int worker, int workers) { (*static_cast<const F*>(context))(worker, workers); },
+      limit, [](void* context, int worker, int workers) { (*static_cast<const F*>(context))(worker, workers); },
       const_cast<F*>(&f));
 }
 

@@ -38,8 +38,8 @@ ConvParams conv_params(const char* op, int dims, const Array& input, const Array
                        const ConvOptions& o, Layout layout) {
   check_ndim(op, "weight", weight, dims + 2);
   if (input.ndim != dims + 1 && input.ndim != dims + 2)
-    value_error("%s: input has shape %s, expected %d dimensions, or %d without a batch", op,
-                shape_text(input).c_str(), dims + 2, dims + 1);
+    value_error("%s: input has shape %s, expected %d dimensions, or %d without a batch", op, shape_text(input).c_str(),
+                dims + 2, dims + 1);
   check_positive(op, "stride", o.stride, dims, 1);
   check_positive(op, "dilation", o.dilation, dims, 1);
   check_positive(op, "padding", o.padding, dims, 0);
@@ -113,8 +113,7 @@ void conv_forward(const ConvParams& p, const void* input, const void* weight, co
   cpu().conv_forward(p, input, weight, bias, output, scratch);
 }
 
-void conv_backward_input(const ConvParams& p, const void* d_output, const void* weight, void* d_input,
-                         void* scratch) {
+void conv_backward_input(const ConvParams& p, const void* d_output, const void* weight, void* d_input, void* scratch) {
   cpu().conv_backward_input(p, d_output, weight, d_input, scratch);
 }
 

@@ -38,12 +38,10 @@ CrossEntropyParams cross_entropy_params(const Array& input, const Array& target,
   for (int i = 2; i < input.ndim; ++i) p.inner *= input.shape[i];
   p.ignore_index = ignore_index;
   p.smoothing = smoothing;
-  if (p.classes == 0)
-    value_error("%s: input has shape %s, expected at least one class", op, shape_text(input).c_str());
+  if (p.classes == 0) value_error("%s: input has shape %s, expected at least one class", op, shape_text(input).c_str());
   check_target(input, target, axis);
   if (weight) check_shape(op, "weight", *weight, {p.classes});
-  if (!(smoothing >= 0 && smoothing <= 1))
-    value_error("%s: label_smoothing is %g, expected 0 to 1", op, smoothing);
+  if (!(smoothing >= 0 && smoothing <= 1)) value_error("%s: label_smoothing is %g, expected 0 to 1", op, smoothing);
   if (p.probabilities && ignore_index >= 0)
     value_error("%s: ignore_index is %lld, but target holds probabilities, which are never ignored", op,
                 static_cast<long long>(ignore_index));

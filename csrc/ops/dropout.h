@@ -1,8 +1,8 @@
-// y_i = x_i / (1 - p) where element i is kept, else 0. Element i, counted in C order of the logical
-// array, is kept if its 32 random bits are >= floor(p 2^32); the bits are word i % 4 of
-// Philox4x32-10 (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011) with counter
-// (i / 4, 0, 0) in 128 bits and the 64-bit `key`. The gradient is the same function of dy, so only
-// the key is kept. y may be x.
+// y_i = x_i / (1 - p) where element i is kept, else 0. The mask is a function of a key and of the
+// element's number i in C order, whatever the memory order: u_i, word i % 4 of Philox4x32-10 (Salmon
+// et al., Parallel random numbers: as easy as 1, 2, 3, 2011) with counter i / 4, is at least
+// floor(p 2^32). Backward is the same op on the cotangent. x and y are dense in the same memory
+// order; y may be x.
 #pragma once
 #include "core/array.h"
 
@@ -10,11 +10,18 @@ namespace arraynn {
 
 struct DropoutParams {
   DType dtype;
-  int64_t count;   // of C-contiguous elements
+  int64_t count;
   uint64_t key;
-  double p;        // in [0, 1]
+  double p;
+  // Where memory is not in C order, the axes from the slowest in memory to the fastest, joined where
+  // they can be; `step` is by how much the element's number grows along an axis.
+  int ndim = 0;
+  int64_t shape[max_dims] = {};
+  int64_t step[max_dims] = {};
 };
 
+// `input` is dense.
+DropoutParams dropout_params(const Array& input, double p, uint64_t key);
 void dropout_forward(const DropoutParams& p, const void* x, void* y);
 
 }  // namespace arraynn

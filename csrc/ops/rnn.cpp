@@ -124,9 +124,7 @@ RnnParams rnn_params(const RnnArguments& a) {
   return p;
 }
 
-size_t rnn_saved_elements(const RnnParams& p) {
-  return static_cast<size_t>(between_offset(p, p.layers - 1));
-}
+size_t rnn_saved_elements(const RnnParams& p) { return static_cast<size_t>(between_offset(p, p.layers - 1)); }
 
 size_t rnn_scratch(const RnnParams& p, bool backward) {
   size_t most = 0;

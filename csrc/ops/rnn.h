@@ -47,15 +47,15 @@ struct RnnForward {
   const void *input, *w_ih, *w_hh, *b_ih, *b_hh;  // biases may be null
   const void *h0, *c0;
   void *output, *h_n, *c_n;
-  void *gates;    // T x N x gates x H, activated; null: not saved
-  void *hidden_n; // GRU: T x N x H of W_hn h + b_hn
-  void *h, *c;    // (T + 1) x N x H each; null: not saved
+  void* gates;     // T x N x gates x H, activated; null: not saved
+  void* hidden_n;  // GRU: T x N x H of W_hn h + b_hn
+  void *h, *c;     // (T + 1) x N x H each; null: not saved
 };
 struct RnnBackward {
   const void *input, *w_ih, *w_hh;
   const void *gates, *hidden_n, *h, *c;
   const void *d_output, *d_h_n, *d_c_n;
-  void *d_input;  // null: not wanted
+  void* d_input;  // null: not wanted
   bool add_to_d_input;
   void *d_h0, *d_c0;
   void *d_w_ih, *d_w_hh, *d_b_ih, *d_b_hh;  // null: not wanted

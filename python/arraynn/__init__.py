@@ -15,7 +15,9 @@ from ._vjp import vjp
 from .conv import conv1d, conv2d
 from .activation import log_softmax, relu, sigmoid, softmax, tanh
 from .cross_entropy import cross_entropy
+from .dropout import dropout
 from .linear import linear
+from .loss import mse_loss
 from .optimizer import adam_step, clip_grad_norm, sgd_step
 from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .rnn import gru, gru_cell, lstm, lstm_cell

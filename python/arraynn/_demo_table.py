@@ -63,9 +63,9 @@ def _conv2d_gradients(x: Array, weight: Array, dy: Array) -> tuple[Array, Array,
 
 
 def _max_pool2d(x: Array) -> Array:
-    n, c, h, w = x.shape
-    pooled: Array = x.reshape(n, c, h // 2, 2, w // 2, 2).max((3, 5))
-    return pooled
+    # four strided slices: many times faster than a reshape and a maximum over two axes
+    rows = np.maximum(x[:, :, ::2], x[:, :, 1::2])
+    return np.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 def _lstm_steps(x: Array, w_ih: Array, w_hh: Array, bias: Array) -> tuple[Array, Array, Array]:

@@ -72,7 +72,9 @@ def _complete(spec: Any, cotangent: Any, where: str) -> Any:
             cotangent = (None,) * len(spec)
         if not isinstance(cotangent, tuple | list) or len(cotangent) != len(spec):
             raise ValueError(f"pullback: {where} must be None or a tuple of {len(spec)}, as the output is")
-        return tuple(_complete(s, c, f"{where}[{i}]") for i, (s, c) in enumerate(zip(spec, cotangent, strict=True)))
+        return tuple(
+            _complete(s, c, f"{where}[{i}]") for i, (s, c) in enumerate(zip(spec, cotangent, strict=True))
+        )
     if spec.dtype.kind in "iu":  # an integer output carries no gradient
         return None
     if cotangent is None:

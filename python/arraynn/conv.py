@@ -18,7 +18,9 @@ def _options(op: str, dims: int, stride: Any, padding: Any, dilation: Any, group
     mode = 0
     if isinstance(padding, str):
         if padding not in _modes:
-            raise ValueError(f"{op}: padding is {padding!r}, expected 'same', 'valid', an int or {dims} of them")
+            raise ValueError(
+                f"{op}: padding is {padding!r}, expected 'same', 'valid', an int or {dims} of them"
+            )
         mode, padding = _modes[padding], 0
     pairs = (
         spatial(op, "stride", stride, dims),

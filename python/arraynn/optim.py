@@ -200,7 +200,7 @@ class Adam(Optimizer):
         super().__init__(parameters, lr)
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"{self._name}: betas must be two numbers from 0 to below 1, got {betas}")
-        self.betas = tuple(betas)
+        self.betas = (betas[0], betas[1])
         self.eps = self._at_least_zero("eps", eps)
         self.weight_decay = self._at_least_zero("weight_decay", weight_decay)
         self.amsgrad = amsgrad

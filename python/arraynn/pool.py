@@ -197,13 +197,15 @@ def _max_pool2d_vjp(
 ) -> tuple[Array | tuple[Array, Array], _Pull]:
     options = _max_options(kernel_size, stride, padding, dilation, ceil_mode)
     y, indices, taps, channels_last = _core.max_pool2d(input, *options, return_indices, wanted[0], None)
-    shape = input.shape
+    shape, dtype = input.shape, input.dtype
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
         if not wanted[0]:
             return (None,)
         dy = cotangent[0] if return_indices else cotangent
-        return (_core.max_pool2d_backward(dy, taps, shape, channels_last, *options),)
+        return (
+            _core.max_pool2d_backward(dy, taps, shape, channels_last, *options).astype(dtype, copy=False),
+        )
 
     return ((y, indices) if return_indices else y), pull
 
@@ -212,7 +214,7 @@ def _average_rule(
     input: Array, out: Array, wanted: bool, backward: Callable[..., Array], options: tuple[Any, ...]
 ) -> tuple[Array, _Pull]:
     """Return an average and its pullback, which holds no array."""
-    shape = input.shape
+    shape, dtype = input.shape, input.dtype
     channels_last = (
         len(shape) == 4 and not input.flags.c_contiguous and input.transpose(0, 2, 3, 1).flags.c_contiguous
     )
@@ -220,7 +222,7 @@ def _average_rule(
     def pull(cotangent: Array) -> tuple[Any, ...]:
         if not wanted:
             return (None,)
-        return (backward(cotangent, shape, channels_last, *options),)
+        return (backward(cotangent, shape, channels_last, *options).astype(dtype, copy=False),)
 
     return out, pull
 

@@ -66,14 +66,11 @@ void bind_activation(py::module_& m) {
         [](py::handle y, py::handle dy) { return backward<Activation::sigmoid>("sigmoid", y, dy); });
   m.def("tanh_backward", [](py::handle y, py::handle dy) { return backward<Activation::tanh>("tanh", y, dy); });
   m.def("softmax", [](py::handle x, int64_t axis, py::handle out) { return softmax("softmax", x, axis, out); });
-  m.def("log_softmax",
-        [](py::handle x, int64_t axis, py::handle out) { return softmax("log_softmax", x, axis, out); });
-  m.def("softmax_backward", [](py::handle y, py::handle dy, int64_t axis) {
-    return softmax_gradient("softmax", y, dy, axis);
-  });
-  m.def("log_softmax_backward", [](py::handle y, py::handle dy, int64_t axis) {
-    return softmax_gradient("log_softmax", y, dy, axis);
-  });
+  m.def("log_softmax", [](py::handle x, int64_t axis, py::handle out) { return softmax("log_softmax", x, axis, out); });
+  m.def("softmax_backward",
+        [](py::handle y, py::handle dy, int64_t axis) { return softmax_gradient("softmax", y, dy, axis); });
+  m.def("log_softmax_backward",
+        [](py::handle y, py::handle dy, int64_t axis) { return softmax_gradient("log_softmax", y, dy, axis); });
 }
 
 }  // namespace arraynn::python

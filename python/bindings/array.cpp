@@ -127,8 +127,7 @@ bool is_native(const py::dtype& dtype) {
 }
 
 size_t Arguments::floating(const char* name, py::handle value) {
-  if (!is_array(value))
-    type_error("%s: %s must be an array, got %s", op_, name, Py_TYPE(value.ptr())->tp_name);
+  if (!is_array(value)) type_error("%s: %s must be an array, got %s", op_, name, Py_TYPE(value.ptr())->tp_name);
   auto array = py::reinterpret_borrow<py::object>(value);
   if (proxy(value)->nd > max_dims)
     value_error("%s: %s has %d dimensions, expected at most %d", op_, name, proxy(value)->nd, max_dims);
@@ -143,8 +142,7 @@ size_t Arguments::optional_floating(const char* name, py::handle value) {
 }
 
 size_t Arguments::integer(const char* name, py::handle value) {
-  if (!is_array(value))
-    type_error("%s: %s must be an integer array, got %s", op_, name, Py_TYPE(value.ptr())->tp_name);
+  if (!is_array(value)) type_error("%s: %s must be an integer array, got %s", op_, name, Py_TYPE(value.ptr())->tp_name);
   auto array = py::reinterpret_borrow<py::array>(value);
   py::dtype dtype = array.dtype();
   if (dtype.kind() != 'i' && dtype.kind() != 'u')
@@ -155,8 +153,8 @@ size_t Arguments::integer(const char* name, py::handle value) {
   Operand operand{name, array, array, {}, false};
   bool plain = dtype.kind() == 'i' && dtype.itemsize() == 8 && is_native(dtype);
   if (!plain || !make_view(array, DType::int64, operand.view)) {
-    if (dtype.kind() == 'u' && dtype.itemsize() == 8 &&
-        py::cast<bool>(py::bool_(array.attr("size"))) && py::cast<bool>(py::bool_(array.attr("max")() > py::int_(INT64_MAX))))
+    if (dtype.kind() == 'u' && dtype.itemsize() == 8 && py::cast<bool>(py::bool_(array.attr("size"))) &&
+        py::cast<bool>(py::bool_(array.attr("max")() > py::int_(INT64_MAX))))
       value_error("%s: %s holds a value of 2**63 or more, expected int64's range", op_, name);
     operand.holder = converted(array, numpy_dtype(DType::int64));
     make_view(operand.holder, DType::int64, operand.view);
@@ -191,7 +189,7 @@ DType Arguments::promote() {
     }
     if (first)
       result_dtype_ = dtype;
-    else if (!result_dtype_.is(dtype) && !result_dtype_.equal(dtype)) 
+    else if (!result_dtype_.is(dtype) && !result_dtype_.equal(dtype))
       result_dtype_ = py::dtype::from_args(numpy("result_type")(result_dtype_, dtype));
     first = false;
   }
@@ -235,6 +233,16 @@ void Arguments::make_like(size_t i, const Array& like) {
   int64_t strides[max_dims];
   like_strides(like, strides);
   make_strides(i, strides);
+}
+
+void Arguments::make_broadcast(size_t i, const int64_t* shape, int ndim) {
+  Operand& operand = operands_[i];
+  if (!operand.holder) return;
+  if (operand.view.ndim == ndim && std::equal(shape, shape + ndim, operand.view.shape)) return;
+  py::tuple wanted(static_cast<size_t>(ndim));
+  for (int k = 0; k < ndim; ++k) wanted[static_cast<size_t>(k)] = py::int_(shape[k]);
+  operand.holder = numpy("broadcast_to")(operand.holder, wanted);
+  make_view(operand.holder, operand.view.dtype, operand.view);
 }
 
 void Arguments::make_rows_dense(size_t i) {
@@ -311,8 +319,8 @@ void Output::open(const Arguments& arguments, py::handle out, const int64_t* sha
     bool same = array.ndim() == ndim;
     for (int i = 0; same && i < ndim; ++i) same = array.shape(i) == shape[i];
     if (!same)
-      value_error("%s: out has shape %s, expected %s", op,
-                  py::cast<std::string>(py::str(array.attr("shape"))).c_str(), shape_text(shape, ndim).c_str());
+      value_error("%s: out has shape %s, expected %s", op, py::cast<std::string>(py::str(array.attr("shape"))).c_str(),
+                  shape_text(shape, ndim).c_str());
     if (!array.writeable()) value_error("%s: out is read-only, expected a writable array", op);
     arguments.check_no_overlap(array);
     out_ = array;

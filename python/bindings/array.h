@@ -41,6 +41,8 @@ class Arguments {
   void make_layout(size_t i, Layout layout);
   // Replaces a view whose memory order is not the dense one of `like` by a copy that has it.
   void make_like(size_t i, const Array& like);
+  // Replaces a view of another shape by one that repeats it along the axes NumPy broadcasts.
+  void make_broadcast(size_t i, const int64_t* shape, int ndim);
   // Makes a C-contiguous copy of a view whose rows (last axis) are not dense.
   void make_rows_dense(size_t i);
 

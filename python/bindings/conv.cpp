@@ -12,11 +12,8 @@ using Pair = std::array<int64_t, 2>;
 
 // Spatial options as Python spells them: (rows, columns), with rows unused in 1-D.
 ConvOptions options_of(Pair stride, Pair padding, int mode, Pair dilation, int64_t groups) {
-  return {{stride[0], stride[1]},
-          {padding[0], padding[1]},
-          {dilation[0], dilation[1]},
-          static_cast<Padding>(mode),
-          groups};
+  return {
+      {stride[0], stride[1]}, {padding[0], padding[1]}, {dilation[0], dilation[1]}, static_cast<Padding>(mode), groups};
 }
 
 // The input's memory decides: dense channels-last runs as it is, all else as contiguous.

@@ -45,15 +45,14 @@ py::object forward(py::handle input, py::handle target, py::handle weight, int64
   Call call(input, target, weight, {ignore_index, static_cast<Reduction>(reduction), smoothing});
   const Arguments& a = call.args;
   Output y(a, out, call.p.output_shape, call.p.ndim);
-  without_gil([&] {
-    cross_entropy_forward(call.p, a[call.x].data, a[call.t].data, a[call.w].data, y.view().data, nullptr);
-  });
+  without_gil(
+      [&] { cross_entropy_forward(call.p, a[call.x].data, a[call.t].data, a[call.w].data, y.view().data, nullptr); });
   return y.finish();
 }
 
 // The loss and, for a cotangent of one, the gradient.
-py::object forward_gradient(py::handle input, py::handle target, py::handle weight, int64_t ignore_index,
-                            int reduction, double smoothing) {
+py::object forward_gradient(py::handle input, py::handle target, py::handle weight, int64_t ignore_index, int reduction,
+                            double smoothing) {
   Call call(input, target, weight, {ignore_index, static_cast<Reduction>(reduction), smoothing});
   const Arguments& a = call.args;
   Output y(a, py::none(), call.p.output_shape, call.p.ndim);
@@ -64,8 +63,8 @@ py::object forward_gradient(py::handle input, py::handle target, py::handle weig
   return py::make_tuple(y.finish(), dx.finish());
 }
 
-py::object backward(py::handle cotangent, py::handle input, py::handle target, py::handle weight,
-                    int64_t ignore_index, int reduction, double smoothing) {
+py::object backward(py::handle cotangent, py::handle input, py::handle target, py::handle weight, int64_t ignore_index,
+                    int reduction, double smoothing) {
   Call call(input, target, weight, {ignore_index, static_cast<Reduction>(reduction), smoothing}, cotangent);
   const Arguments& a = call.args;
   Output dx(a, py::none(), a[call.x].shape, a[call.x].ndim, call.layout);

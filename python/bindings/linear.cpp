@@ -16,9 +16,7 @@ py::object forward(py::handle input, py::handle weight, py::handle bias, py::han
   args.make_contiguous(b);
   Output y(args, out, p.output_shape, p.ndim);
   Scratch scratch(linear_scratch(p));
-  without_gil([&] {
-    linear_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, scratch.data());
-  });
+  without_gil([&] { linear_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, scratch.data()); });
   return y.finish();
 }
 

@@ -178,8 +178,8 @@ void adam(py::object params, py::object grads, py::object exp_avgs, py::object e
   tensors.write_back();
 }
 
-void sgd(py::object params, py::object grads, py::object momentum_buffers, double lr, double momentum,
-         double dampening, double weight_decay, bool nesterov) {
+void sgd(py::object params, py::object grads, py::object momentum_buffers, double lr, double momentum, double dampening,
+         double weight_decay, bool nesterov) {
   std::vector<List> lists = {{"params", params, true}, {"grads", grads, false}};
   if (!momentum_buffers.is_none()) lists.push_back({"momentum_buffers", momentum_buffers, momentum != 0});
   Tensors tensors("sgd_step", std::move(lists));

@@ -13,8 +13,8 @@ namespace {
 using Pair = std::array<int64_t, 2>;
 
 PoolOptions options_of(Pair kernel, Pair stride, Pair padding, Pair dilation, bool ceil_mode) {
-  return {{kernel[0], kernel[1]}, {stride[0], stride[1]}, {padding[0], padding[1]}, {dilation[0], dilation[1]},
-          ceil_mode};
+  return {
+      {kernel[0], kernel[1]}, {stride[0], stride[1]}, {padding[0], padding[1]}, {dilation[0], dilation[1]}, ceil_mode};
 }
 
 // The input's memory decides: dense channels-last runs as it is, all else as contiguous.
@@ -91,8 +91,8 @@ py::object average(const char* op, py::handle input, py::handle out, const F& pa
 }
 
 template <class F>
-py::object average_gradient(const char* op, py::handle cotangent, const std::vector<int64_t>& shape,
-                            bool channels_last, const F& params) {
+py::object average_gradient(const char* op, py::handle cotangent, const std::vector<int64_t>& shape, bool channels_last,
+                            const F& params) {
   Arguments args(op);
   size_t dy = args.floating("cotangent", cotangent);
   InputLike x(args.promote(), shape, channels_last);
@@ -127,8 +127,7 @@ void bind_pool(py::module_& m) {
   m.def("max_pool2d_backward", &max_pool_gradient);
   m.def("avg_pool2d", [](py::handle input, Pair kernel, Pair stride, Pair padding, bool ceil_mode,
                          bool count_include_pad, std::optional<int64_t> divisor, py::handle out) {
-    return average("avg_pool2d", input, out,
-                   ordinary(kernel, stride, padding, ceil_mode, count_include_pad, divisor));
+    return average("avg_pool2d", input, out, ordinary(kernel, stride, padding, ceil_mode, count_include_pad, divisor));
   });
   m.def("avg_pool2d_backward",
         [](py::handle cotangent, const std::vector<int64_t>& shape, bool channels_last, Pair kernel, Pair stride,
@@ -136,15 +135,13 @@ void bind_pool(py::module_& m) {
           return average_gradient("avg_pool2d", cotangent, shape, channels_last,
                                   ordinary(kernel, stride, padding, ceil_mode, count_include_pad, divisor));
         });
-  m.def("adaptive_avg_pool2d",
-        [](py::handle input, std::array<std::optional<int64_t>, 2> size, py::handle out) {
-          return average("adaptive_avg_pool2d", input, out, adaptive(size));
-        });
-  m.def("adaptive_avg_pool2d_backward",
-        [](py::handle cotangent, const std::vector<int64_t>& shape, bool channels_last,
-           std::array<std::optional<int64_t>, 2> size) {
-          return average_gradient("adaptive_avg_pool2d", cotangent, shape, channels_last, adaptive(size));
-        });
+  m.def("adaptive_avg_pool2d", [](py::handle input, std::array<std::optional<int64_t>, 2> size, py::handle out) {
+    return average("adaptive_avg_pool2d", input, out, adaptive(size));
+  });
+  m.def("adaptive_avg_pool2d_backward", [](py::handle cotangent, const std::vector<int64_t>& shape, bool channels_last,
+                                           std::array<std::optional<int64_t>, 2> size) {
+    return average_gradient("adaptive_avg_pool2d", cotangent, shape, channels_last, adaptive(size));
+  });
 }
 
 }  // namespace arraynn::python

@@ -45,9 +45,19 @@ class Call {
     }
     bool batched = args[x].ndim == (o.sequence ? 3 : 2);
     if (l) args.make_contiguous(l);
-    RnnArguments a{o.op,      o.cell,     o.sequence,     batched,      o.layers,
-                   o.directions, &args[x], args.optional(this->h), args.optional(this->c), views.data(),
-                   names.data(), static_cast<int64_t>(count), l ? &args[l] : nullptr};
+    RnnArguments a{o.op,
+                   o.cell,
+                   o.sequence,
+                   batched,
+                   o.layers,
+                   o.directions,
+                   &args[x],
+                   args.optional(this->h),
+                   args.optional(this->c),
+                   views.data(),
+                   names.data(),
+                   static_cast<int64_t>(count),
+                   l ? &args[l] : nullptr};
     p = rnn_params(a);
     args.make_contiguous(x);
     args.make_contiguous(this->h);
@@ -186,8 +196,8 @@ py::object gru_cell(py::handle input, py::handle h, const py::sequence& params, 
   Scratch scratch(rnn_scratch(p, false));
   void *to_h = data_of(h_n), *to_saved = data_of(saved);
   without_gil([&] {
-    rnn_forward(p, call.args[call.x].data, call.pointers.data(), state.data, nullptr, result.view().data, to_h,
-                nullptr, to_saved, scratch.data());
+    rnn_forward(p, call.args[call.x].data, call.pointers.data(), state.data, nullptr, result.view().data, to_h, nullptr,
+                to_saved, scratch.data());
   });
   return saving ? py::object(py::make_tuple(result.finish(), saved)) : result.finish();
 }

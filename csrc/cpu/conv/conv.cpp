@@ -165,9 +165,9 @@ void backward_weight(const ConvParams& p, const T* dy, const T* x, T* dw, T* db,
 
 template <class T>
 size_t forward_bytes(const ConvParams& p) {
-  return tap_bytes(p) + static_cast<size_t>(gather_scratch(
-                            forward_gather<T>(p, nullptr, nullptr, nullptr, nullptr, nullptr))) *
-                            sizeof(T);
+  return tap_bytes(p) +
+         static_cast<size_t>(gather_scratch(forward_gather<T>(p, nullptr, nullptr, nullptr, nullptr, nullptr))) *
+             sizeof(T);
 }
 
 template <class T>
@@ -266,8 +266,7 @@ size_t conv_backward_input_scratch(const ConvParams& p) {
   return bytes;
 }
 
-void conv_backward_input(const ConvParams& p, const void* d_output, const void* weight, void* d_input,
-                         void* scratch) {
+void conv_backward_input(const ConvParams& p, const void* d_output, const void* weight, void* d_input, void* scratch) {
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T *dy = static_cast<const T*>(d_output), *w = static_cast<const T*>(weight);

@@ -139,7 +139,8 @@ void weight_nchw(const ConvParams& p, const T* dy, const T* x, int64_t y_image, 
     int count = static_cast<int>(std::min<int64_t>(V, p.out_w - col));
     Window windows[Taps];
     for (int s = 0; s < taps; ++s)
-      windows[s] = window({0, count, 0, 0, col}, 0, (s0 + s) * p.dilation_w - p.pad_left, 1, p.stride_w, 1, p.in_w, 0, 1);
+      windows[s] =
+          window({0, count, 0, 0, col}, 0, (s0 + s) * p.dilation_w - p.pad_left, 1, p.stride_w, 1, p.in_w, 0, 1);
     for (int64_t n = 0; n < p.batch; ++n)
       for (int64_t row = 0; row < p.out_h; ++row) {
         int64_t y = row * p.stride_h + oy;

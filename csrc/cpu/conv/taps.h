@@ -29,7 +29,7 @@ struct Gather {
   Plane out_strides;
   const T* weight;
   int64_t w_group, w_out, w_in;  // steps from one group, output channel, input channel to the next
-  const T* bias;  // groups x out_c, or null
+  const T* bias;                 // groups x out_c, or null
   const Tap* taps;
   int64_t tap_count;
   bool taps_adjacent;  // tap t's weight lies t elements behind tap 0's

@@ -46,7 +46,8 @@ void pack_weights(const Gather<T>& g, T* packed) {
     int64_t i_step = (nchw ? g.tap_count : 1) * padded, t_step = (nchw ? 1 : g.in_c) * padded;
     if (g.tap_count > 1 && g.taps_adjacent && g.w_in != 1) {
       for (int64_t i = 0; i < g.in_c; ++i)
-        pack_panel(from + g.taps[0].weight + i * g.w_in, g.w_out, 1, rows, g.tap_count, to + i * i_step, padded, t_step);
+        pack_panel(from + g.taps[0].weight + i * g.w_in, g.w_out, 1, rows, g.tap_count, to + i * i_step, padded,
+                   t_step);
     } else {
       for (int64_t t = 0; t < g.tap_count; ++t)
         pack_panel(from + g.taps[t].weight, g.w_out, g.w_in, rows, g.in_c, to + t * t_step, padded, i_step);
@@ -164,9 +165,7 @@ void pack_channels(const Gather<T>& g, int64_t group, int64_t first, int rows, i
     for (int i = 0; i < rows; ++i) {
       Window w = window(pixels[i], g.taps[t].dy, g.taps[t].dx, g.stride_h, g.stride_w, g.in_h, g.in_w, g.in_strides.h,
                         g.in_strides.w);
-      lines[i] = w.hi > w.lo
-                     ? g.in + pixels[i].image * g.in_strides.n + w.offset + group * g.in_c + i0
-                     : nullptr;
+      lines[i] = w.hi > w.lo ? g.in + pixels[i].image * g.in_strides.n + w.offset + group * g.in_c + i0 : nullptr;
     }
     pack_rows(lines, rows, size, dst + (k - k0) * rows, rows, rows);
     k += size;

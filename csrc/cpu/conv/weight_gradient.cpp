@@ -89,7 +89,8 @@ void pack_columns_nhwc(const ConvParams& p, const T* x, int64_t group, int64_t n
                         p.stride_h, p.stride_w, p.in_h, p.in_w, strides.h, strides.w);
       const T* from = image + w.offset + i;
       if (w.hi > w.lo)
-        for_vectors<T>(size, [&](int64_t s, auto n) ARRAYNN_LAMBDA { store_count(dst + j + s, load_count(from + s, n), n); });
+        for_vectors<T>(size,
+                       [&](int64_t s, auto n) ARRAYNN_LAMBDA { store_count(dst + j + s, load_count(from + s, n), n); });
       else
         for_vectors<T>(size, [&](int64_t s, auto n) ARRAYNN_LAMBDA { store_count(dst + j + s, vec<T>{}, n); });
       j += size;
@@ -128,9 +129,7 @@ void reduce_chunks(const ConvParams& p, const Cut& c, const T* partial, T* dw) {
   });
 }
 
-bool writes_partial(const ConvParams& p, const Cut& c) {
-  return c.chunks > 1 || p.layout == Layout::channels_last;
-}
+bool writes_partial(const ConvParams& p, const Cut& c) { return c.chunks > 1 || p.layout == Layout::channels_last; }
 
 }  // namespace
 

@@ -7,8 +7,6 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
-constexpr int64_t most_taps = 64;  // along the width, for the vectorised spreading
-
 // What windows along one axis count: `inside` for those of [first, last), which is most of them.
 struct Counts {
   int64_t first, last;
@@ -57,10 +55,14 @@ void divide_row(const PoolAxis& a, const Counts& c, double rows, T* values) {
 
 // ---- contiguous planes, backward ----------------------------------------------------------------
 
-// The cotangents of the windows [begin, end) over row h, each over its count.
 template <class T>
-void sum_rows(const PoolParams& p, const Divisors& d, const T* dy, int64_t h, int64_t begin, int64_t end, T* sums) {
-  Over over = windows_over(p.rows, h);
+void fill(T* to, int64_t count, T value) {
+  for_vectors<T>(count, [&](int64_t i, auto n) ARRAYNN_LAMBDA { store_count(to + i, broadcast<T>(value), n); });
+}
+
+// The cotangents of the windows [begin, end) in the rows of windows `over`, each over its count.
+template <class T>
+void sum_rows(const PoolParams& p, const Divisors& d, const T* dy, Over over, int64_t begin, int64_t end, T* sums) {
   int64_t out = p.columns.out;
   for_vectors<T>(end - begin, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
     vec<T> total{};
@@ -82,20 +84,16 @@ void sum_rows(const PoolParams& p, const Divisors& d, const T* dy, int64_t h, in
   each(last, end);
 }
 
-// Row h of the gradient from the sums of all windows, at a stride of S.
+// A row of the gradient from the sums of all windows, at a stride of S.
 template <int S, class T>
-void spread_row(const PoolAxis& a, const T* sums, T* dx) {
-  Contribution list[most_taps];
-  int64_t count = contributions_of<S>(a, list);
+void spread_row(const PoolAxis& a, const Contributions& list, const T* sums, T* dx) {
   for (int64_t i = 0; i * S < a.size; i += lanes<T>) {
-    vec<T> streams[S] = {};
-    for (int64_t m = 0; m < count; ++m) {
-      vec<T> value = load_inside(sums, i + list[m].shift, a.out);
-      if (S == 1 || list[m].stream == 0)
-        streams[0] += value;
-      else
-        streams[S - 1] += value;
-    }
+    vec<T> streams[S];
+    static_for<S>([&](auto s) ARRAYNN_LAMBDA {
+      vec<T> total{};
+      for (int m = list.begin[s]; m < list.begin[s + 1]; ++m) total += load_inside(sums, i + list.shift[m], a.out);
+      streams[s] = total;
+    });
     store_streams<S>(dx + i * S, streams, a.size - i * S);
   }
 }
@@ -110,54 +108,85 @@ void add_spans(const PoolAxis& a, const T* sums, int64_t begin, int64_t end, T* 
   }
 }
 
+// The gradient's row h, which the rows of windows `over` hold. Without a list, windows lie anyhow.
 template <class T>
-void row_backward(const PoolParams& p, const Divisors& d, const T* dy, int64_t h, T* dx) {
+void row_backward(const PoolParams& p, const Divisors& d, const Contributions* list, const T* dy, Over over, T* dx) {
   const PoolAxis& a = p.columns;
   alignas(64) T sums[room];
-  if (!a.adaptive && a.out <= room && a.kernel <= most_taps && a.stride <= 2) {
-    sum_rows(p, d, dy, h, 0, a.out, sums);
-    a.stride == 1 ? spread_row<1>(a, sums, dx) : spread_row<2>(a, sums, dx);
+  if (list) {
+    sum_rows(p, d, dy, over, 0, a.out, sums);
+    a.stride == 1 ? spread_row<1>(a, *list, sums, dx) : spread_row<2>(a, *list, sums, dx);
     return;
   }
-  for_vectors<T>(a.size, [&](int64_t i, auto n) ARRAYNN_LAMBDA { store_count(dx + i, vec<T>{}, n); });
+  fill(dx, a.size, T(0));
   for (int64_t o = 0; o < a.out; o += room) {
     int64_t end = a.out - o < room ? a.out : o + room;
-    sum_rows(p, d, dy, h, o, end, sums);
+    sum_rows(p, d, dy, over, o, end, sums);
     add_spans(a, sums, o, end, dx);
+  }
+}
+
+// The gradient's rows [begin, end) of a plane. Rows in the same windows are equal.
+template <class T>
+void contiguous_backward(const PoolParams& p, const Divisors& d, const Contributions* list, const T* dy, int64_t begin,
+                         int64_t end, T* dx) {
+  Over over = windows_over(p.rows, begin), before{-1, -1};
+  int64_t width = p.columns.size;
+  for (int64_t h = begin; h < end; ++h, over = next_windows(p.rows, over, h)) {
+    T* row = dx + h * width;
+    if (over.first == before.first && over.last == before.last)
+      for_vectors<T>(width, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+        store_count(row + i, load_count(row - width + i, n), n);
+      });
+    else
+      row_backward(p, d, list, dy, over, row);
+    before = over;
   }
 }
 
 // ---- channels-last ------------------------------------------------------------------------------
 
+// A row of the output; x is the image.
 template <class T>
-void pixel(const PoolParams& p, const Divisors& d, const T* x, int64_t oh, int64_t ow, T* y) {
-  Span rows = span_of(p.rows, oh), columns = span_of(p.columns, ow);
-  T divisor = static_cast<T>(count_at(p.rows, d.rows, oh) * count_at(p.columns, d.columns, ow));
-  for_vectors<T>(p.channels, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
-    vec<T> total{};
-    for (int64_t r = rows.begin; r < rows.end; ++r) {
-      vec<T> row{};
-      for (int64_t c = columns.begin; c < columns.end; ++c)
-        row += load_count(x + (r * p.columns.size + c) * p.channels + i, n);
-      total += row;
-    }
-    store_count(y + i, total / divisor, n);
-  });
+void channels_last_row(const PoolParams& p, const Divisors& d, const T* x, int64_t oh, T* y) {
+  Span rows = span_of(p.rows, oh);
+  double high = count_at(p.rows, d.rows, oh);
+  for (int64_t ow = 0; ow < p.columns.out; ++ow, y += p.channels) {
+    Span columns = span_of(p.columns, ow);
+    T divisor = static_cast<T>(high * count_at(p.columns, d.columns, ow));
+    for_vectors<T>(p.channels, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+      vec<T> total{};
+      for (int64_t r = rows.begin; r < rows.end; ++r) {
+        vec<T> row{};
+        for (int64_t c = columns.begin; c < columns.end; ++c)
+          row += load_count(x + (r * p.columns.size + c) * p.channels + i, n);
+        total += row;
+      }
+      store_count(y + i, total / divisor, n);
+    });
+  }
 }
 
+bool is_inside(const Counts& c, Over over) { return over.first >= c.first && over.last <= c.last; }
+
+// A row of the gradient, which the rows of windows `rows` hold; dy is the image.
 template <class T>
-void pixel_backward(const PoolParams& p, const Divisors& d, const T* dy, int64_t h, int64_t w, T* dx) {
-  Over rows = windows_over(p.rows, h), columns = windows_over(p.columns, w);
-  for_vectors<T>(p.channels, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
-    vec<T> total{};
-    for (int64_t oh = rows.first; oh < rows.last; ++oh) {
-      double count = count_at(p.rows, d.rows, oh);
-      for (int64_t ow = columns.first; ow < columns.last; ++ow)
-        total += load_count(dy + (oh * p.columns.out + ow) * p.channels + i, n) /
-                 static_cast<T>(count * count_at(p.columns, d.columns, ow));
-    }
-    store_count(dx + i, total, n);
-  });
+void channels_last_backward(const PoolParams& p, const Divisors& d, const T* dy, Over rows, T* dx) {
+  Over columns = windows_over(p.columns, 0);
+  for (int64_t w = 0; w < p.columns.size; dx += p.channels, columns = next_windows(p.columns, columns, ++w)) {
+    // Where all windows have the same count, it divides their sum.
+    bool same = is_inside(d.rows, rows) && is_inside(d.columns, columns);
+    for_vectors<T>(p.channels, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+      vec<T> total{};
+      for (int64_t oh = rows.first; oh < rows.last; ++oh)
+        for (int64_t ow = columns.first; ow < columns.last; ++ow) {
+          vec<T> v = load_count(dy + (oh * p.columns.out + ow) * p.channels + i, n);
+          total += same ? v
+                        : v / static_cast<T>(count_at(p.rows, d.rows, oh) * count_at(p.columns, d.columns, ow));
+        }
+      store_count(dx + i, same ? total / static_cast<T>(d.rows.inside * d.columns.inside) : total, n);
+    });
+  }
 }
 
 }  // namespace
@@ -170,15 +199,22 @@ void avg_pool_forward(const PoolParams& p, const void* input, void* output) {
     Divisors d = divisors_of(p);
     int64_t in = p.rows.size * p.columns.size, out = p.columns.out, cost = in / (p.rows.out + 1);
     if (p.layout == Layout::channels_last)
-      for_rows(p.batch, p.rows.out, cost * p.channels, [&](int64_t i, int64_t oh) {
-        T* row = y + (i * p.rows.out + oh) * out * p.channels;
-        for (int64_t ow = 0; ow < out; ++ow) pixel(p, d, x + i * in * p.channels, oh, ow, row + ow * p.channels);
+      for_rows(p.batch, p.rows.out, cost * p.channels, [&](int64_t i, int64_t begin, int64_t end) {
+        for (int64_t oh = begin; oh < end; ++oh)
+          channels_last_row(p, d, x + i * in * p.channels, oh, y + (i * p.rows.out + oh) * out * p.channels);
+      });
+    else if (is_whole(p))
+      parallel_chunks(p.batch * p.channels, grain / in + 1, [&](int64_t begin, int64_t end) {
+        T divisor = static_cast<T>(count_at(p.rows, d.rows, 0) * count_at(p.columns, d.columns, 0));
+        for (int64_t i = begin; i < end; ++i) y[i] = join_run<Sum<T>>(x + i * in, in) / divisor;
       });
     else
-      for_rows(p.batch * p.channels, p.rows.out, cost, [&](int64_t i, int64_t oh) {
-        T* row = y + (i * p.rows.out + oh) * out;
-        join_row<Sum<T>>(p, x + i * in, oh, row);
-        divide_row(p.columns, d.columns, count_at(p.rows, d.rows, oh), row);
+      for_rows(p.batch * p.channels, p.rows.out, cost, [&](int64_t i, int64_t begin, int64_t end) {
+        for (int64_t oh = begin; oh < end; ++oh) {
+          T* row = y + (i * p.rows.out + oh) * out;
+          join_row<Sum<T>>(p, x + i * in, oh, row);
+          divide_row(p.columns, d.columns, count_at(p.rows, d.rows, oh), row);
+        }
       });
   });
 }
@@ -190,14 +226,28 @@ void avg_pool_backward(const PoolParams& p, const void* d_output, void* d_input)
     T* dx = static_cast<T*>(d_input);
     Divisors d = divisors_of(p);
     int64_t width = p.columns.size, in = p.rows.size * width, out = p.rows.out * p.columns.out;
-    if (p.layout == Layout::channels_last)
-      for_rows(p.batch, p.rows.size, width * p.channels, [&](int64_t i, int64_t h) {
-        for (int64_t w = 0; w < width; ++w)
-          pixel_backward(p, d, dy + i * out * p.channels, h, w, dx + (i * in + h * width + w) * p.channels);
+    if (p.layout == Layout::channels_last) {
+      in *= p.channels, out *= p.channels, width *= p.channels;
+      for_rows(p.batch, p.rows.size, width, [&](int64_t i, int64_t begin, int64_t end) {
+        Over over = windows_over(p.rows, begin);
+        for (int64_t h = begin; h < end; ++h, over = next_windows(p.rows, over, h))
+          channels_last_backward(p, d, dy + i * out, over, dx + i * in + h * width);
       });
-    else
-      for_rows(p.batch * p.channels, p.rows.size, width,
-               [&](int64_t i, int64_t h) { row_backward(p, d, dy + i * out, h, dx + i * in + h * width); });
+      return;
+    }
+    if (is_whole(p)) {
+      T divisor = static_cast<T>(count_at(p.rows, d.rows, 0) * count_at(p.columns, d.columns, 0));
+      parallel_chunks(p.batch * p.channels, grain / in + 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) fill(dx + i * in, in, dy[i] / divisor);
+      });
+      return;
+    }
+    bool regular = !p.columns.adaptive && p.columns.out <= room && p.columns.kernel <= most_taps && p.columns.stride <= 2;
+    Contributions list;
+    if (regular) list = contributions_of(p.columns);
+    for_rows(p.batch * p.channels, p.rows.size, width, [&](int64_t i, int64_t begin, int64_t end) {
+      contiguous_backward(p, d, regular ? &list : nullptr, dy + i * out, begin, end, dx + i * in);
+    });
   });
 }
 

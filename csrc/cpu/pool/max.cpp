@@ -105,49 +105,77 @@ bool row_with_taps(const PoolParams& p, const T* plane, int64_t oh, T* y, uint8_
   for (int64_t o = 0; o < a.out && (o * S < a.padding || rows.first == rows.last); ++o) {
     Taps columns = taps_of(a, o);
     if (y[o] == T(-INFINITY))
-      taps[o] = rows.first < rows.last && columns.first < columns.last
-                    ? static_cast<uint8_t>(first_tap + columns.first)
-                    : no_tap;
+      taps[o] = rows.first < rows.last && columns.first < columns.last ? static_cast<uint8_t>(first_tap + columns.first)
+                                                                       : no_tap;
   }
   return true;
 }
 
-// The gradient's row h from the taps, at a stride of S.
-template <int S, class T>
-void gather_row(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, T* dx) {
+// Windows of two columns side by side.
+template <class T>
+void pairs_with_taps(const PoolParams& p, const T* plane, int64_t oh, T* y, uint8_t* taps) {
   const PoolAxis& a = p.columns;
-  Contribution list[no_tap];
-  int64_t count = contributions_of<S>(a, list);
-  Over over = windows_over(p.rows, h);
-  for (int64_t i = 0; i * S < a.size; i += lanes<T>) {
-    vec<T> streams[S] = {};
-    for (int64_t oh = over.first; oh < over.last; ++oh) {
-      int64_t r = tap_at(p.rows, oh, h);
-      if (r < 0) continue;
-      const T* d = dy + oh * a.out;
-      const uint8_t* t = taps + oh * a.out;
-      for (int64_t m = 0; m < count; ++m) {
-        const Contribution& c = list[m];
-        int64_t at = i + c.shift;
-        if (at <= -lanes<T> || at >= a.out) continue;
-        vec<T> value = load_inside(d, at, a.out);
-        value = load_taps<T>(t + at) == static_cast<int>(r * a.kernel + c.tap) ? value : vec<T>{};
-        if (S == 1 || c.stream == 0)
-          streams[0] += value;
-        else
-          streams[S - 1] += value;
-      }
+  Taps rows = taps_of(p.rows, oh);
+  int first_tap = static_cast<int>(rows.first * a.kernel);
+  const T* row = plane + (rows.start + rows.first * p.rows.dilation) * a.size;
+  int64_t step = p.rows.dilation * a.size;
+  for_vectors<T>(a.out, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    vec<T> best = broadcast<T>(-INFINITY);
+    mask<T> tap = mask<T>{} + first_tap;
+    int k = first_tap;
+    for (int64_t r = rows.first; r < rows.last; ++r, k += 2) {
+      const T* at = row + (r - rows.first) * step + 2 * i;
+      auto from = [&](int64_t c, auto n) ARRAYNN_LAMBDA { return load_count(at + c, n); };
+      pair<T>(from, count, [&](vec<T> first, vec<T> second) ARRAYNN_LAMBDA {
+        challenge<T>(best, tap, first, k);
+        challenge<T>(best, tap, second, k + 1);
+      });
     }
+    store_count(y + i, best, count);
+    store_taps<T>(taps + i, tap, count);
+  });
+  if (rows.first == rows.last)
+    for (int64_t i = 0; i < a.out; ++i) taps[i] = no_tap;
+}
+
+// The gradient's row h, which the rows of windows `over` hold, from the taps, at a stride of S.
+template <int S, class T>
+void gather_row(const PoolParams& p, const Contributions& list, const T* dy, const uint8_t* taps, int64_t h, Over over,
+                T* dx) {
+  const PoolAxis& a = p.columns;
+  struct Source {
+    const T* dy;
+    const uint8_t* taps;
+    int first;  // tap of the row that h is in these windows
+  } sources[most_taps];
+  int count = 0;
+  for (int64_t oh = over.first; oh < over.last; ++oh) {
+    int64_t r = tap_at(p.rows, oh, h);
+    if (r >= 0) sources[count++] = {dy + oh * a.out, taps + oh * a.out, static_cast<int>(r * a.kernel)};
+  }
+  for (int64_t i = 0; i * S < a.size; i += lanes<T>) {
+    bool inside = i + list.least >= 0 && i + list.most + lanes<T> <= a.out;
+    vec<T> streams[S];
+    static_for<S>([&](auto s) ARRAYNN_LAMBDA {
+      vec<T> total{};
+      for (int k = 0; k < count; ++k)
+        for (int m = list.begin[s]; m < list.begin[s + 1]; ++m) {
+          int64_t at = i + list.shift[m];
+          if (!inside && (at <= -lanes<T> || at >= a.out)) continue;
+          vec<T> value = inside ? load(sources[k].dy + at) : load_inside(sources[k].dy, at, a.out);
+          total += load_taps<T>(sources[k].taps + at) == sources[k].first + list.tap[m] ? value : vec<T>{};
+        }
+      streams[s] = total;
+    });
     store_streams<S>(dx + i * S, streams, a.size - i * S);
   }
 }
 
 // The same at any stride: each window of the rows over h adds to one entry.
 template <class T>
-void scatter_row(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, T* dx) {
+void scatter_row(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, Over over, T* dx) {
   const PoolAxis& a = p.columns;
   for (int64_t i = 0; i < a.size; ++i) dx[i] = T(0);
-  Over over = windows_over(p.rows, h);
   for (int64_t oh = over.first; oh < over.last; ++oh) {
     int64_t r = tap_at(p.rows, oh, h);
     if (r < 0) continue;
@@ -159,24 +187,29 @@ void scatter_row(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t 
   }
 }
 
+// The gradient's rows [begin, end) of a plane.
 template <class T>
-void row_backward(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, T* dx) {
-  // Vectors of taps may begin before the first one, but not by more than the margin.
-  bool near = (p.columns.kernel - 1) * p.columns.dilation < static_cast<int64_t>(taps_margin);
-  if (near && p.columns.stride == 1)
-    gather_row<1>(p, dy, taps, h, dx);
-  else if (near && p.columns.stride == 2)
-    gather_row<2>(p, dy, taps, h, dx);
-  else
-    scatter_row(p, dy, taps, h, dx);
+void contiguous_backward(const PoolParams& p, const Contributions* list, const T* dy, const uint8_t* taps,
+                         int64_t begin, int64_t end, T* dx) {
+  Over over = windows_over(p.rows, begin);
+  for (int64_t h = begin; h < end; ++h, over = next_windows(p.rows, over, h)) {
+    T* row = dx + h * p.columns.size;
+    if (!list)
+      scatter_row(p, dy, taps, h, over, row);
+    else if (p.columns.stride == 1)
+      gather_row<1>(p, *list, dy, taps, h, over, row);
+    else
+      gather_row<2>(p, *list, dy, taps, h, over, row);
+  }
 }
 
 // ---- channels-last ------------------------------------------------------------------------------
 
-// Output pixel (oh, ow) of all channels; x is the image, y and taps (which may be null) the pixel's.
+// Output pixel ow, of all channels, of the row whose windows have the taps `rows`; x is the image, y
+// and taps (which may be null) the pixel's.
 template <class T>
-void pixel(const PoolParams& p, const T* x, int64_t oh, int64_t ow, T* y, uint8_t* taps) {
-  Taps rows = taps_of(p.rows, oh), columns = taps_of(p.columns, ow);
+void pixel(const PoolParams& p, const T* x, Taps rows, int64_t ow, T* y, uint8_t* taps) {
+  Taps columns = taps_of(p.columns, ow);
   const T* corner = x + (rows.start * p.columns.size + columns.start) * p.channels;
   int64_t row_step = p.rows.dilation * p.columns.size * p.channels, column_step = p.columns.dilation * p.channels;
   bool none = rows.first == rows.last || columns.first == columns.last;
@@ -197,25 +230,31 @@ void pixel(const PoolParams& p, const T* x, int64_t oh, int64_t ow, T* y, uint8_
   });
 }
 
-// The gradient's pixel (h, w); dy, taps and dx are the image's.
+// The gradient's row h, which the rows of windows `over` hold; dy and taps are the image's.
 template <class T>
-void pixel_backward(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, int64_t w, T* dx) {
-  Over rows = windows_over(p.rows, h), columns = windows_over(p.columns, w);
-  for_vectors<T>(p.channels, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-    vec<T> total{};
-    for (int64_t oh = rows.first; oh < rows.last; ++oh) {
-      int64_t r = tap_at(p.rows, oh, h);
-      if (r < 0) continue;
-      for (int64_t ow = columns.first; ow < columns.last; ++ow) {
-        int64_t c = tap_at(p.columns, ow, w);
-        if (c < 0) continue;
-        int64_t at = (oh * p.columns.out + ow) * p.channels + i;
-        mask<T> here = load_taps<T>(taps + at) == static_cast<int>(r * p.columns.kernel + c);
-        total += here ? load_count(dy + at, count) : vec<T>{};
-      }
+void channels_last_backward(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, Over over, T* dx) {
+  const PoolAxis& a = p.columns;
+  int64_t channels = p.channels;
+  for_vectors<T>(a.size * channels, [&](int64_t i, auto count) ARRAYNN_LAMBDA { store_count(dx + i, vec<T>{}, count); });
+  for (int64_t oh = over.first; oh < over.last; ++oh) {
+    int64_t r = tap_at(p.rows, oh, h);
+    if (r < 0) continue;
+    for (int64_t ow = 0; ow < a.out; ++ow) {
+      Taps columns = taps_of(a, ow);
+      const T* d = dy + (oh * a.out + ow) * channels;
+      const uint8_t* t = taps + (oh * a.out + ow) * channels;
+      T* to = dx + columns.start * channels;
+      for_vectors<T>(channels, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+        vec<T> value = load_count(d + i, count);
+        mask<T> tap = load_taps<T>(t + i);
+        for (int64_t c = columns.first; c < columns.last; ++c) {
+          T* at = to + c * a.dilation * channels + i;
+          vec<T> part = tap == static_cast<int>(r * a.kernel + c) ? value : vec<T>{};
+          store_count(at, load_count(at, count) + part, count);
+        }
+      });
     }
-    store_count(dx + (h * p.columns.size + w) * p.channels + i, total, count);
-  });
+  }
 }
 
 // ---- all planes ---------------------------------------------------------------------------------
@@ -248,6 +287,11 @@ void contiguous_row(const Forward<T>& f, int64_t plane, int64_t oh) {
     join_row<Max<T>>(p, x, oh, f.y + at);
     return;
   }
+  if (f.taps && is_pairs(p.columns)) {
+    pairs_with_taps(p, x, oh, f.y + at, f.taps + at);
+    if (f.places) places_of(p, oh, 1, f.taps + at, f.places + at);
+    return;
+  }
   if (f.taps &&
       (row_with_taps<1>(p, x, oh, f.y + at, f.taps + at) || row_with_taps<2>(p, x, oh, f.y + at, f.taps + at))) {
     if (f.places) places_of(p, oh, 1, f.taps + at, f.places + at);
@@ -268,8 +312,9 @@ void channels_last_row(const Forward<T>& f, int64_t image, int64_t oh) {
   int64_t channels = p.channels, at = (image * p.rows.out + oh) * p.columns.out * channels;
   const T* x = f.x + image * p.rows.size * p.columns.size * channels;
   if (f.taps || !f.places) {
+    Taps rows = taps_of(p.rows, oh);
     for (int64_t ow = 0; ow < p.columns.out; ++ow)
-      pixel(p, x, oh, ow, f.y + at + ow * channels, f.taps ? f.taps + at + ow * channels : nullptr);
+      pixel(p, x, rows, ow, f.y + at + ow * channels, f.taps ? f.taps + at + ow * channels : nullptr);
     if (f.places) places_of(p, oh, channels, f.taps + at, f.places + at);
     return;
   }
@@ -301,11 +346,19 @@ void max_pool_forward(const PoolParams& p, const void* input, void* output, void
     Forward<T> f{p, static_cast<const T*>(input), static_cast<T*>(output), nullptr, indices};
     if (taps && p.compact) f.taps = static_cast<uint8_t*>(taps) + taps_margin;
     if (taps && !p.compact) f.places = static_cast<int64_t*>(taps);
-    int64_t cost = p.rows.size * p.columns.size / (p.rows.out + 1);
+    int64_t cost = p.rows.size * p.columns.size / (p.rows.out + 1), in = p.rows.size * p.columns.size;
     if (p.layout == Layout::channels_last)
-      for_rows(p.batch, p.rows.out, cost * p.channels, [&](int64_t i, int64_t oh) { channels_last_row(f, i, oh); });
+      for_rows(p.batch, p.rows.out, cost * p.channels, [&](int64_t i, int64_t begin, int64_t end) {
+        for (int64_t oh = begin; oh < end; ++oh) channels_last_row(f, i, oh);
+      });
+    else if (is_whole(p) && !f.taps && !f.places)
+      parallel_chunks(p.batch * p.channels, grain / in + 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) f.y[i] = join_run<Max<T>>(f.x + i * in, in);
+      });
     else
-      for_rows(p.batch * p.channels, p.rows.out, cost, [&](int64_t i, int64_t oh) { contiguous_row(f, i, oh); });
+      for_rows(p.batch * p.channels, p.rows.out, cost, [&](int64_t i, int64_t begin, int64_t end) {
+        for (int64_t oh = begin; oh < end; ++oh) contiguous_row(f, i, oh);
+      });
   });
 }
 
@@ -321,15 +374,22 @@ void max_pool_backward(const PoolParams& p, const void* d_output, const void* ta
     const uint8_t* t = static_cast<const uint8_t*>(taps) + taps_margin;
     int64_t width = p.columns.size, in = p.rows.size * width, out = p.rows.out * p.columns.out;
     if (p.layout == Layout::channels_last) {
-      for_rows(p.batch, p.rows.size, width * p.channels, [&](int64_t i, int64_t h) {
-        int64_t at = i * out * p.channels;
-        for (int64_t w = 0; w < width; ++w) pixel_backward(p, dy + at, t + at, h, w, dx + i * in * p.channels);
+      in *= p.channels, out *= p.channels, width *= p.channels;
+      for_rows(p.batch, p.rows.size, width, [&](int64_t i, int64_t begin, int64_t end) {
+        Over over = windows_over(p.rows, begin);
+        for (int64_t h = begin; h < end; ++h, over = next_windows(p.rows, over, h))
+          channels_last_backward(p, dy + i * out, t + i * out, h, over, dx + i * in + h * width);
       });
-    } else {
-      for_rows(p.batch * p.channels, p.rows.size, width, [&](int64_t i, int64_t h) {
-        row_backward(p, dy + i * out, t + i * out, h, dx + i * in + h * width);
-      });
+      return;
     }
+    // Vectors of taps may begin before the first one, but not by more than the margin.
+    bool near = (p.columns.kernel - 1) * p.columns.dilation < static_cast<int64_t>(taps_margin);
+    bool gathers = near && p.columns.stride <= 2;
+    Contributions list;
+    if (gathers) list = contributions_of(p.columns);
+    for_rows(p.batch * p.channels, p.rows.size, width, [&](int64_t i, int64_t begin, int64_t end) {
+      contiguous_backward(p, gathers ? &list : nullptr, dy + i * out, t + i * out, begin, end, dx + i * in);
+    });
   });
 }
 

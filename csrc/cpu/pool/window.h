@@ -20,6 +20,7 @@ struct Taps {
 };
 inline Taps taps_of(const PoolAxis& a, int64_t o) {
   int64_t start = o * a.stride - a.padding, d = a.dilation;
+  if (start >= 0 && start + (a.kernel - 1) * d < a.size) return {start, 0, a.kernel};
   int64_t first = start < 0 ? (d - 1 - start) / d : 0;
   int64_t last = start < a.size ? (a.size - start + d - 1) / d : 0;
   if (last > a.kernel) last = a.kernel;
@@ -47,6 +48,13 @@ inline Over windows_over(const PoolAxis& a, int64_t i) {
   int64_t at = i + a.padding, early = at - (a.kernel - 1) * a.dilation;
   int64_t first = early <= 0 ? 0 : (early + a.stride - 1) / a.stride, last = at / a.stride + 1;
   return {first, last < a.out ? last : a.out};
+}
+// The same for the entry behind the one that `over` is for.
+inline Over next_windows(const PoolAxis& a, Over over, int64_t i) {
+  if (a.adaptive) return windows_over(a, i);
+  while (over.last < a.out && over.last * a.stride - a.padding <= i) ++over.last;
+  while (over.first < over.last && over.first * a.stride - a.padding + (a.kernel - 1) * a.dilation < i) ++over.first;
+  return over;
 }
 // The tap by which window o holds entry i, or -1.
 inline int64_t tap_at(const PoolAxis& a, int64_t o, int64_t i) {
@@ -117,21 +125,31 @@ ARRAYNN_INLINE void store_streams(T* row, const vec<T> (&streams)[S], int64_t co
   }
 }
 
-// In the gradient's row, stream r holds entries S i + r; tap k gives them what window i + shift got.
-struct Contribution {
-  int stream;
-  int64_t tap, shift;
+// In the gradient's row, stream r holds entries S i + r. Its m-th contribution is what window
+// i + shift[m] got, which holds the entry by tap[m]; those of stream r are begin[r] to begin[r + 1] - 1.
+constexpr int most_taps = 255;
+struct Contributions {
+  int begin[3], tap[most_taps];
+  int64_t shift[most_taps];
+  int64_t least, most;  // of the shifts
 };
-// At most as many as there are taps; returns their number.
-template <int S>
-int64_t contributions_of(const PoolAxis& a, Contribution* list) {
-  int64_t count = 0;
-  for (int r = 0; r < S; ++r)
-    for (int64_t k = 0; k < a.kernel; ++k) {
+inline Contributions contributions_of(const PoolAxis& a) {
+  Contributions c{};
+  int count = 0;
+  for (int r = 0; r < a.stride; ++r) {
+    c.begin[r] = count;
+    for (int k = 0; k < a.kernel; ++k) {
       int64_t distance = a.padding + r - k * a.dilation;
-      if (distance % S == 0) list[count++] = {r, k, distance / S};
+      if (distance % a.stride != 0) continue;
+      c.tap[count] = k;
+      c.shift[count] = distance / a.stride;
+      if (c.shift[count] < c.least) c.least = c.shift[count];
+      if (c.shift[count] > c.most) c.most = c.shift[count];
+      ++count;
     }
-  return count;
+  }
+  c.begin[a.stride] = count;
+  return c;
 }
 
 // Elements at, at + 1, ... of p[0..size), zeros outside of it.
@@ -179,12 +197,31 @@ void join_windows(const PoolAxis& a, const Values& values, T* y) {
     int64_t n = a.out - o < tile ? a.out - o : tile;
     fill_phases<S>(phases, length, o * S - a.padding, (n - 1) * S + reach + 1, a.size, Op::empty, values);
     for_vectors<T>(n, [&](int64_t j, auto count) ARRAYNN_LAMBDA {
-      vec<T> v = load_count(phases + j, count);
+      vec<T> v = load(phases + j);
       for (int64_t c = a.dilation; c <= reach; c += a.dilation)
-        v = Op::join(v, load_count(column<T, S>(phases, length, c) + j, count));
+        v = Op::join(v, load(column<T, S>(phases, length, c) + j));
       store_count(y + o + j, v, count);
     });
   }
+}
+
+// Windows of two columns at a stride of two, none of them in the padding: no buffer.
+inline bool is_pairs(const PoolAxis& a) {
+  return !a.adaptive && a.kernel == 2 && a.stride == 2 && a.dilation == 1 && a.padding == 0 && 2 * a.out <= a.size;
+}
+// f(first, second) with the columns of `count` such windows, of values(column, n).
+template <class T, class Values, class Count, class F>
+ARRAYNN_INLINE void pair(const Values& values, Count count, const F& f) {
+  vec<T> a, b;
+  if constexpr (std::is_same_v<Count, int>) {
+    int n = 2 * count < lanes<T> ? 2 * count : lanes<T>;
+    a = values(0, n);
+    b = 2 * count > n ? values(n, 2 * count - n) : vec<T>{};
+  } else {
+    a = values(0, count);
+    b = values(lanes<T>, count);
+  }
+  f(even<T>(a, b), odd<T>(a, b));
 }
 
 // Windows wherever they lie, one by one, over rows that are joined in a buffer where it holds them.
@@ -201,7 +238,8 @@ void join_spans(const PoolAxis& a, const Values& values, T* y) {
       y[o++] = v;
       continue;
     }
-    for_vectors<T>(end - begin, [&](int64_t c, auto count) ARRAYNN_LAMBDA { store(row + c, values(begin + c, count)); });
+    for_vectors<T>(end - begin,
+                   [&](int64_t c, auto count) ARRAYNN_LAMBDA { store(row + c, values(begin + c, count)); });
     for (; o < next; ++o) {
       Span s = span_of(a, o);
       T v = Op::empty;
@@ -209,6 +247,14 @@ void join_spans(const PoolAxis& a, const Values& values, T* y) {
       y[o] = v;
     }
   }
+}
+
+// One window over all of the plane.
+inline bool is_whole(const PoolParams& p) {
+  auto covers = [](const PoolAxis& a) {
+    return a.out == 1 && (a.adaptive || (a.dilation == 1 && a.padding == 0 && a.kernel >= a.size));
+  };
+  return covers(p.rows) && covers(p.columns);
 }
 
 // One row of the output.
@@ -220,17 +266,21 @@ void join_row(const PoolParams& p, const T* plane, int64_t o, T* y) {
     for (int64_t i = 0; i < a.out; ++i) y[i] = Op::empty;
     return;
   }
-  if (a.out == 1 && rows.step == 1 && span_of(a, 0).begin == 0 && span_of(a, 0).end == a.size &&
-      (a.adaptive || a.dilation == 1)) {
-    *y = join_run<Op>(plane + rows.begin * a.size, (rows.end - rows.begin) * a.size);
-    return;
-  }
   auto values = [&](int64_t c, auto count) ARRAYNN_LAMBDA {
     vec<T> v = load_count(plane + rows.begin * a.size + c, count);
     for (int64_t r = rows.begin + rows.step; r < rows.end; r += rows.step)
       v = Op::join(v, load_count(plane + r * a.size + c, count));
     return v;
   };
+  if (is_pairs(a)) {
+    for_vectors<T>(a.out, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+      auto from = [&](int64_t c, auto n) ARRAYNN_LAMBDA { return values(2 * i + c, n); };
+      pair<T>(from, count, [&](vec<T> first, vec<T> second) ARRAYNN_LAMBDA {
+        store_count(y + i, Op::join(first, second), count);
+      });
+    });
+    return;
+  }
   bool fits = !a.adaptive && (a.kernel - 1) * a.dilation <= room / 4;
   if (fits && a.stride == 1)
     join_windows<Op, 1>(a, values, y);
@@ -240,11 +290,16 @@ void join_row(const PoolParams& p, const T* plane, int64_t o, T* y) {
     join_spans<Op>(a, values, y);
 }
 
-// f(plane, row) over the rows of all planes (`rows` of each), each some `cost` elements of work.
+// f(plane, begin, end) over the rows of all planes (`rows` of each), each some `cost` elements of work.
 template <class F>
 void for_rows(int64_t planes, int64_t rows, int64_t cost, const F& f) {
   parallel_chunks(planes * rows, grain / (cost + 1) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i / rows, i % rows);
+    int64_t plane = begin / rows, row = begin % rows;
+    for (int64_t left = end - begin; left > 0; ++plane, row = 0) {
+      int64_t stop = row + left < rows ? row + left : rows;
+      f(plane, row, stop);
+      left -= stop - row;
+    }
   });
 }
 

@@ -27,10 +27,9 @@ Backward<T> backward_pieces(const RnnLayer& p, Pieces& pieces) {
   b.d = pieces.take<T>(rows * 4 * p.hidden);
   b.panels = pieces.take<T>(p.steps > 1 ? columns * round_up(p.hidden, width * lanes<T>) : 0);
   b.input = pieces.take<T>(p.lengths ? rows * p.input_size : 0);
-  b.product = pieces.take<T>(std::max({gemm_scratch<T>(rows, p.input_size, columns),
-                                       gemm_scratch<T>(columns, p.input_size, rows),
-                                       gemm_scratch<T>(columns, p.hidden, rows),
-                                       gemm_scratch<T>(p.batch, p.hidden, columns), 4 * p.hidden}));
+  b.product = pieces.take<T>(
+      std::max({gemm_scratch<T>(rows, p.input_size, columns), gemm_scratch<T>(columns, p.input_size, rows),
+                gemm_scratch<T>(columns, p.hidden, rows), gemm_scratch<T>(p.batch, p.hidden, columns), 4 * p.hidden}));
   return b;
 }
 
@@ -154,9 +153,11 @@ void weight_gradients(const RnnLayer& p, const RnnBackward& b, const Backward<T>
   T* sums = w.product;
   column_sums(rows, ld, w.d, sums);
   for (int64_t i = 0; i < hidden; ++i) {
-    if (d_b_ih) d_b_ih[i] = sums[hidden + i], d_b_ih[hidden + i] = sums[2 * hidden + i], d_b_ih[2 * hidden + i] = sums[i];
+    if (d_b_ih)
+      d_b_ih[i] = sums[hidden + i], d_b_ih[hidden + i] = sums[2 * hidden + i], d_b_ih[2 * hidden + i] = sums[i];
     if (d_b_hh)
-      d_b_hh[i] = sums[hidden + i], d_b_hh[hidden + i] = sums[2 * hidden + i], d_b_hh[2 * hidden + i] = sums[3 * hidden + i];
+      d_b_hh[i] = sums[hidden + i], d_b_hh[hidden + i] = sums[2 * hidden + i],
+      d_b_hh[2 * hidden + i] = sums[3 * hidden + i];
   }
 }
 
@@ -166,9 +167,9 @@ void input_gradient(const RnnLayer& p, const RnnBackward& b, const Backward<T>& 
   const T* w_ih = static_cast<const T*>(b.w_ih);
   T* dx = static_cast<T*>(b.d_input);
   auto add = [&](int64_t first, int64_t size, const T* weights, bool accumulate) {
-    gemm<T>({rows, p.input_size, size, w.d + first, ld, 1, weights, 1, p.input_size, dx, p.input_size, nullptr,
-             accumulate},
-            w.product);
+    gemm<T>(
+        {rows, p.input_size, size, w.d + first, ld, 1, weights, 1, p.input_size, dx, p.input_size, nullptr, accumulate},
+        w.product);
   };
   if (G == 4) return add(0, 4 * hidden, w_ih, b.add_to_d_input);
   add(hidden, 2 * hidden, w_ih, b.add_to_d_input);
@@ -208,8 +209,8 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
   parallel_team(work.team, [&](int worker, int workers) {
     T tile[row_block<width> * width * V] = {};
     for (int64_t s = 0; s < p.steps; ++s) {
-      int64_t t = p.reverse ? s : p.steps - 1 - s;         // backwards through the layer's own time
-      int64_t later = p.reverse ? t - 1 : t + 1;           // the step whose gradients come in
+      int64_t t = p.reverse ? s : p.steps - 1 - s;                       // backwards through the layer's own time
+      int64_t later = p.reverse ? t - 1 : t + 1;                         // the step whose gradients come in
       int64_t from = p.reverse ? t + 1 : t, to = p.reverse ? t : t + 1;  // slots before and after step t
       Step<T> step{t,
                    gates + t * p.batch * columns,

@@ -130,8 +130,7 @@ ARRAYNN_INLINE void finish_rows(const RnnLayer& p, const Step<T>& s, const T* ti
     if (!is_active(p, s.t, n)) {
       std::memset(out, 0, static_cast<size_t>(units) * sizeof(T));
       std::memcpy(s.h_next + state, s.h + state, static_cast<size_t>(units) * sizeof(T));
-      if (G == 4 && s.c != s.c_next)
-        std::memcpy(s.c_next + state, s.c + state, static_cast<size_t>(units) * sizeof(T));
+      if (G == 4 && s.c != s.c_next) std::memcpy(s.c_next + state, s.c + state, static_cast<size_t>(units) * sizeof(T));
       continue;
     }
     T* gates = s.gates + n * G * p.hidden + unit;

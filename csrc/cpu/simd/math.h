@@ -21,7 +21,7 @@ struct Exp<float> {
   static constexpr float tanh_one = 9.1f;                    // tanh rounds to 1 from here
   static constexpr float magic = 12582912.0f;                // 1.5 * 2^23: adding it rounds to an integer
   static constexpr int mantissa = 23, bias = 127;
-  static constexpr float q[] = {0.50000000135f,   0.166666666817f,  0.041666464602f,
+  static constexpr float q[] = {0.50000000135f,    0.166666666817f,   0.041666464602f,
                                 0.00833331088958f, 0.00139336858626f, 0.000198910306544f};
 };
 

@@ -15,6 +15,8 @@ ARRAYNN_INLINE vf32 sqrt(vf32 a) { return _mm256_sqrt_ps(a); }
 ARRAYNN_INLINE vf64 sqrt(vf64 a) { return _mm256_sqrt_pd(a); }
 ARRAYNN_INLINE vf32 nearest(vf32 a) { return _mm256_round_ps(a, 8); }
 ARRAYNN_INLINE vf64 nearest(vf64 a) { return _mm256_round_pd(a, 8); }
+// The products of the low halves of the lanes.
+ARRAYNN_INLINE vu64 multiply_low(vu64 a, vu64 b) { return (vu64)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
 
 // Lanes lo <= i < hi of p[0..lanes); the others are zero and their memory is not touched.
 ARRAYNN_INLINE vf32 load_range(const float* p, int lo, int hi) {

@@ -14,6 +14,8 @@ ARRAYNN_INLINE vf32 sqrt(vf32 a) { return _mm512_sqrt_ps(a); }
 ARRAYNN_INLINE vf64 sqrt(vf64 a) { return _mm512_sqrt_pd(a); }
 ARRAYNN_INLINE vf32 nearest(vf32 a) { return _mm512_roundscale_ps(a, 0); }
 ARRAYNN_INLINE vf64 nearest(vf64 a) { return _mm512_roundscale_pd(a, 0); }
+// The products of the low halves of the lanes.
+ARRAYNN_INLINE vu64 multiply_low(vu64 a, vu64 b) { return (vu64)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
 
 // The first n lanes, 0 <= n <= lanes; the others are zero.
 ARRAYNN_INLINE vf32 load_first(const float* p, int n) {

@@ -20,6 +20,10 @@ ARRAYNN_INLINE vf32 sqrt(vf32 a) { return (vf32)vsqrtq_f32((float32x4_t)a); }
 ARRAYNN_INLINE vf64 sqrt(vf64 a) { return (vf64)vsqrtq_f64((float64x2_t)a); }
 ARRAYNN_INLINE vf32 nearest(vf32 a) { return (vf32)vrndnq_f32((float32x4_t)a); }
 ARRAYNN_INLINE vf64 nearest(vf64 a) { return (vf64)vrndnq_f64((float64x2_t)a); }
+// The products of the low halves of the lanes.
+ARRAYNN_INLINE vu64 multiply_low(vu64 a, vu64 b) {
+  return (vu64)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b));
+}
 
 ARRAYNN_INLINE void stream(float* p, vf32 v) { __builtin_memcpy(p, &v, sizeof v); }
 ARRAYNN_INLINE void stream(double* p, vf64 v) { __builtin_memcpy(p, &v, sizeof v); }

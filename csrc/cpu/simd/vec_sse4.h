@@ -14,6 +14,8 @@ ARRAYNN_INLINE vf32 sqrt(vf32 a) { return _mm_sqrt_ps(a); }
 ARRAYNN_INLINE vf64 sqrt(vf64 a) { return _mm_sqrt_pd(a); }
 ARRAYNN_INLINE vf32 nearest(vf32 a) { return _mm_round_ps(a, 8); }
 ARRAYNN_INLINE vf64 nearest(vf64 a) { return _mm_round_pd(a, 8); }
+// The products of the low halves of the lanes.
+ARRAYNN_INLINE vu64 multiply_low(vu64 a, vu64 b) { return (vu64)_mm_mul_epu32((__m128i)a, (__m128i)b); }
 // A store that leaves the cache alone, to an aligned address: for results larger than the cache.
 ARRAYNN_INLINE void stream(float* p, vf32 v) { _mm_stream_ps(p, v); }
 ARRAYNN_INLINE void stream(double* p, vf64 v) { _mm_stream_pd(p, v); }
