@@ -84,7 +84,7 @@ def _overview(records: list[dict[str, Any]], machine: dict[str, Any], folder: Pa
     labels = [f"{group} ({len(members)})" for group, members in groups.items()]
     _finish(axes, low, high, len(groups) - 0.3, range(len(groups)), labels)
     axes.set_title(
-        f"Geometric means, {machine['dtype']}, {machine['threads']} threads, {machine['cpu']} ({machine['isa']})",
+        f"{machine['dtype']}, {machine['threads']} threads, {machine['cpu']} ({machine['isa']}), geometric means",
         loc="left",
         fontsize=10,
         color=_INK,

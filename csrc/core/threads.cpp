@@ -59,6 +59,21 @@ int detect_cpus() {
   return std::max(cpus, 1);
 }
 
+// OpenMP's own barrier spins for milliseconds before it yields, which stalls a recurrent layer badly
+// where other work shares the cores; this one yields soon.
+struct Team {
+  int size;
+  std::atomic<int> arrived{0}, phase{0};
+};
+
+thread_local Team* team = nullptr;
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 }  // namespace
 
 int available_cpus() {
@@ -99,12 +114,33 @@ void run_team(int limit, Member member, void* context) {
     member(context, 0, 1);
     return;
   }
+  Team shared{0, {}, {}};
 #pragma omp parallel num_threads(threads)
-  member(context, omp_get_thread_num(), omp_get_num_threads());
+  {
+    int worker = omp_get_thread_num(), workers = omp_get_num_threads();
+    if (worker == 0) shared.size = workers;
+#pragma omp barrier
+    Team* outer = team;
+    team = &shared;
+    member(context, worker, workers);
+    team = outer;
+  }
 }
 
 void team_barrier() {
-#pragma omp barrier
+  constexpr int spins = 2000;  // some microseconds
+  int phase = team->phase.load(std::memory_order_acquire);
+  if (team->arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == team->size) {
+    team->arrived.store(0, std::memory_order_relaxed);
+    team->phase.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  for (int i = 0; team->phase.load(std::memory_order_acquire) == phase; ++i) {
+    if (i < spins)
+      pause();
+    else
+      sched_yield();
+  }
 }
 
 }  // namespace arraynn

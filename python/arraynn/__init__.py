@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import get_num_threads, set_num_threads, show_config
 from ._vjp import vjp
-from .conv import conv1d, conv2d
 from .activation import log_softmax, relu, sigmoid, softmax, tanh
+from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy
 from .dropout import dropout
 from .linear import linear
