@@ -34,6 +34,10 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     return [_overview(records, results["machine"], folder), *charts]
 
 
+def _machine(machine: dict[str, Any]) -> str:
+    return f"{machine['dtype']}, {machine['threads']} threads, {machine['cpu']} ({machine['isa']})"
+
+
 def _finish(
     axes: Any, low: float, high: float, bottom: float, ticks: Sequence[float], labels: list[str]
 ) -> None:
@@ -84,7 +88,7 @@ def _overview(records: list[dict[str, Any]], machine: dict[str, Any], folder: Pa
     labels = [f"{group} ({len(members)})" for group, members in groups.items()]
     _finish(axes, low, high, len(groups) - 0.3, range(len(groups)), labels)
     axes.set_title(
-        f"{machine['dtype']}, {machine['threads']} threads, {machine['cpu']} ({machine['isa']}), geometric means",
+        f"geometric means, {_machine(machine)}",
         loc="left",
         fontsize=10,
         color=_INK,
@@ -127,7 +131,7 @@ def _chart(family: str, records: list[dict[str, Any]], machine: dict[str, Any], 
         position += 1
     _finish(axes, low, high, position - 0.5, ticks, labels)
     axes.set_title(
-        f"{family}, {machine['dtype']}, {machine['threads']} threads, {machine['cpu']} ({machine['isa']})",
+        f"{family}, {_machine(machine)}",
         loc="left",
         fontsize=10,
         color=_INK,

@@ -131,25 +131,57 @@ void store_pixels(const Gather<T>& g, int64_t channel, int rows, int64_t pixel, 
   }
 }
 
+// Asks for the input rows of a later panel, channels [i0, i1): its first and last pixel's, one tap row
+// below the kernel's centre at most. A panel is short against the distance between channels, which
+// the hardware's own prefetching does not see through.
 template <class T>
-void gather_nchw(const Gather<T>& g, const Tiling& tiling, const T* weights, T* scratch) {
-  int64_t k = tiling.k, taps = std::max<int64_t>(g.tap_count, 1);
-  run_tiles<T>(
-      tiling, g.groups, scratch,
-      [&](int64_t group, int64_t m0, int64_t, int64_t k0, int64_t, T*) {
-        return Panels<T>{weights + (group * g.out_c + m0) * k, MR * k, k0};
-      },
-      [&](int64_t group, int64_t n0, int64_t n1, int64_t k0, int64_t k1, T* buffer) {
-        for (int64_t n = n0; n < n1; n += NR<T>)
-          pack_pixels(g, group, n, static_cast<int>(std::min<int64_t>(NR<T>, n1 - n)), k0 / taps, k1 / taps,
-                      buffer + (n - n0) * (k1 - k0));
-        return Panels<T>{buffer, NR<T> * (k1 - k0)};
-      },
-      [&](int64_t group, int64_t m, int rows, int64_t n, bool last, Tile<T>& tile) {
-        int64_t channel = group * g.out_c + m;
-        if (last && g.bias) tile.row_bias = g.bias + channel;
-        store_pixels(g, channel, rows, n, tile);
-      });
+ARRAYNN_INLINE void prefetch_pixels(const Gather<T>& g, int64_t group, int64_t first, int64_t i0, int64_t i1) {
+  if (first >= g.batch * g.rows * g.cols || g.tap_count == 0) return;
+  Run start;
+  cut_runs(first, 1, g.rows, g.cols, 1, &start, 1);
+  int64_t y = std::clamp<int64_t>(start.row * g.stride_h + g.taps[g.tap_count - 1].dy, 0, g.in_h - 1);
+  const T* from = g.in + start.image * g.in_strides.n + (group * g.in_c + i0) * g.in_strides.c + y * g.in_strides.h +
+                  start.col * g.stride_w;
+  for (int64_t i = i0; i < i1; ++i, from += g.in_strides.c)
+    for (int64_t line = 0; line <= NR<T> * g.stride_w; line += 64 / static_cast<int64_t>(sizeof(T)))
+      __builtin_prefetch(from + line, 0, 2);
+}
+
+// Unlike run_tiles, packs one panel of B at a time, which then stays in the nearest cache for all of
+// A (packed before), while the next one's input is on its way.
+template <class T>
+void gather_nchw(const Gather<T>& g, const Tiling& t, const T* weights, T* scratch) {
+  int64_t k = t.k, taps = std::max<int64_t>(g.tap_count, 1), per_worker = worker_elements<T>(t);
+  int64_t tasks_m = t.tasks_m(), tasks = tasks_m * t.tasks_n();
+  parallel_for(g.groups * tasks, [&](int64_t index, int worker) {
+    int64_t group = index / tasks, task = index % tasks;
+    int64_t m0 = task % tasks_m * t.tile_m, m1 = std::min(m0 + t.tile_m, t.m);
+    int64_t n0 = task / tasks_m * t.tile_n, n1 = std::min(n0 + t.tile_n, t.n);
+    T* panel = scratch + worker * per_worker;
+    int64_t k0 = 0;
+    do {
+      int64_t k1 = std::min(k0 + t.block_k, k), channels = (k1 - k0) / taps;
+      for (int64_t n = n0; n < n1; n += NR<T>) {
+        int cols = static_cast<int>(std::min<int64_t>(NR<T>, n1 - n));
+        pack_pixels(g, group, n, cols, k0 / taps, k1 / taps, panel);
+        for (int64_t m = m0; m < m1; m += MR) {
+          int64_t share = k0 / taps + channels * (m - m0) / (m1 - m0);
+          prefetch_pixels(g, group, n + NR<T>, share, k0 / taps + channels * std::min(m + MR - m0, m1 - m0) / (m1 - m0));
+          int rows = static_cast<int>(std::min<int64_t>(MR, m1 - m));
+          int64_t channel = group * g.out_c + m;
+          Tile<T> tile{};
+          tile.k = k1 - k0;
+          tile.a = weights + channel * k + k0 * rows;
+          tile.b = panel;
+          tile.cols = cols;
+          tile.accumulate = k0 > 0;
+          if (k1 == k && g.bias) tile.row_bias = g.bias + channel;
+          store_pixels(g, channel, rows, n, tile);
+        }
+      }
+      k0 = k1;
+    } while (k0 < k);
+  });
 }
 
 // ---- channels-last images -------------------------------------------------------------------------------
