@@ -244,7 +244,8 @@ int block_labels(int64_t classes) {
 template <class T>
 double columns(const Call<T>& c, const Block& b) {
   const CrossEntropyParams& p = c.p;
-  alignas(64) T buffer[room], top[most], total[most] = {}, dot[most] = {}, own[most], shared[most] = {};
+  alignas(64) T buffer[room], top[most], total[most] = {}, dot[most] = {}, shared[most] = {};
+  alignas(64) T own[most] = {}, hit[most] = {};  // the label's logit less the maximum; its share
   const T* x = c.x + b.first_logit;
   const T* t = c.probabilities ? c.probabilities + b.first_logit : nullptr;
   T* dx = c.dx ? c.dx + b.first_logit : nullptr;
@@ -265,9 +266,15 @@ double columns(const Call<T>& c, const Block& b) {
       if (b.stride) store_count(buffer + i * b.stride + j, v, count);
       store_count(top + j, max(v, load_count(top + j, count)), count);
     });
-  if (labels)
-    for (int j = 0; j < b.count; ++j)
-      own[j] = labels[j] == p.ignore_index ? T(0) : x[labels[j] * b.class_step + j * b.label_step] - top[j];
+  bool ignores = false;
+  for (int j = 0; labels && j < b.count; ++j) {
+    bool used = labels[j] != p.ignore_index;
+    int64_t label = used ? labels[j] : 0;
+    T v = x[label * b.class_step + j * b.label_step] - top[j], share = kept * c.weight_of(label);
+    own[j] = used ? v : T(0);
+    hit[j] = used ? share : T(0);
+    ignores |= !used;
+  }
 
   // A gradient needs the exponentials: they replace the logits in the buffer or, without one, go to dx.
   if (b.stride) source = buffer, step = b.stride;
@@ -296,28 +303,36 @@ double columns(const Call<T>& c, const Block& b) {
     });
   }
 
-  // The losses; then total and top become what the gradient multiplies exponentials and shares by.
-  double losses = 0;
-  alignas(64) T logs[most];
+  alignas(64) T loss[most];
   for_vectors<T>(b.count, [&](int64_t j, auto count) ARRAYNN_LAMBDA {
-    store_count(logs + j, log<T>(keep_count<T>(load_count(total + j, count), count, broadcast<T>(T(1)))), count);
+    vec<T> logs = log<T>(keep_count<T>(load_count(total + j, count), count, broadcast<T>(T(1))));
+    vec<T> v = load_count(hit + j, count) * (logs - load_count(own + j, count));
+    if (!labels) v = vec<T>{};
+    if (smooth) v += load_count(shared + j, count) * logs - load_count(dot + j, count);
+    store_count(loss + j, v, count);
   });
-  for (int j = 0; j < b.count; ++j) {
-    bool ignored = labels && labels[j] == p.ignore_index;
-    T hit = !labels || ignored ? T(0) : kept * c.weight_of(labels[j]);
-    T loss = smooth ? shared[j] * logs[j] - dot[j] : T(0);
-    if (labels) loss += hit * (logs[j] - own[j]);
-    if (ignored) loss = 0;
-    if (c.losses) c.losses[b.first_label + j] = loss;
-    losses += static_cast<double>(loss);
-    if (!dx) continue;
-    T scale = c.scale(b.first_label + j);
-    total[j] = (shared[j] + hit) * scale / total[j];
-    top[j] = scale;
-    own[j] = hit * scale;
-  }
+  for (int j = 0; ignores && j < b.count; ++j)
+    if (labels[j] == p.ignore_index) loss[j] = T(0);
+  vec<double> sums{};
+  for_vectors<T>(b.count, [&](int64_t j, auto count) ARRAYNN_LAMBDA {
+    vec<T> v = load_count(loss + j, count);
+    if (c.losses) store_count(c.losses + b.first_label + j, v, count);
+    as_doubles(v, [&](vec<double> d) ARRAYNN_LAMBDA { sums += d; });
+  });
+  double losses = sum<double>(sums);
   if (!dx) return losses;
 
+  // What the gradient multiplies the exponentials and the shares by, in total and top; hit becomes the
+  // label's own part of it.
+  bool each = c.cotangent && p.reduction == Reduction::none;
+  T common = each ? T(0) : c.scale(0);
+  for_vectors<T>(b.count, [&](int64_t j, auto count) ARRAYNN_LAMBDA {
+    vec<T> scale = each ? load_count(c.cotangent + b.first_label + j, count) : broadcast<T>(common);
+    vec<T> h = load_count(hit + j, count);
+    store_count(total + j, (load_count(shared + j, count) + h) * scale / load_count(total + j, count), count);
+    store_count(top + j, scale, count);
+    store_count(hit + j, h * scale, count);
+  });
   if (!b.stride) source = dx;
   T* out = b.label_step != 1 ? buffer : dx;
   int64_t out_step = b.label_step != 1 ? b.stride : b.class_step;
@@ -340,7 +355,7 @@ double columns(const Call<T>& c, const Block& b) {
     for (int j = 0; j < b.count; ++j) {
       T* column = dx + j * b.label_step;
       if (labels[j] != p.ignore_index)
-        column[labels[j] * b.class_step] -= own[j];
+        column[labels[j] * b.class_step] -= hit[j];
       else
         for (int64_t i = 0; i < n; ++i) column[i * b.class_step] = T(0);
     }

@@ -244,11 +244,10 @@ void skinny_dot(const Gemm<T>& g) {
 
 template <class T>
 int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
-  // A bound that grows with each size, so that it serves all smaller products too; a tile's block of
+  // A bound that grows with each size, so that it serves all smaller products too: a tile's block of
   // k need not be smaller where k is.
-  int64_t depth = std::min<int64_t>(k, most_block_k<T>);
-  int64_t columns = std::min<int64_t>(16 * NR<T>, round_up(n, NR<T>));
-  return (round_up(std::min(m, rows_per_block) * depth, 64) + columns * depth + 64) * num_threads();
+  (void)n;
+  return round_up(m * k, 64) + round_up(NR<T> * std::min<int64_t>(k, most_block_k<T>), 64) * num_threads();
 }
 template int64_t gemm_scratch<float>(int64_t, int64_t, int64_t);
 template int64_t gemm_scratch<double>(int64_t, int64_t, int64_t);
@@ -258,24 +257,20 @@ void gemm(const Gemm<T>& g, T* scratch) {
   if (g.m == 0 || g.n == 0) return;
   if (g.m <= skinny_rows && g.a_k == 1 && g.b_k == 1) return skinny_dot(g);
   if (g.m <= skinny_rows && g.b_col == 1) return skinny_axpy(g);
-  run_tiles<T>(
-      tiling_for<T>(g.m, g.n, g.k), 1, scratch,
-      [&](int64_t, int64_t m0, int64_t m1, int64_t k0, int64_t k1, T* buffer) {
-        for (int64_t m = m0; m < m1; m += MR) {
-          int rows = static_cast<int>(std::min<int64_t>(MR, m1 - m));
-          pack_panel(g.a + m * g.a_row + k0 * g.a_k, g.a_row, g.a_k, rows, k1 - k0, buffer + (m - m0) * (k1 - k0), rows,
-                     rows);
-        }
-        return Panels<T>{buffer, MR * (k1 - k0)};
+  // A's panels, packed once.
+  int64_t depth = std::max<int64_t>(1, 32768 / (g.k + 1));
+  parallel_chunks(ceil_div(g.m, MR), depth / MR + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin * MR; m < std::min(end * MR, g.m); m += MR) {
+      int rows = static_cast<int>(std::min<int64_t>(MR, g.m - m));
+      pack_panel(g.a + m * g.a_row, g.a_row, g.a_k, rows, g.k, scratch + m * g.k, rows, rows);
+    }
+  });
+  run_panels<T>(
+      panels_for<T>(g.m, g.n, g.k), 1, scratch + round_up(g.m * g.k, 64), [&](int64_t) { return scratch; },
+      [&](int64_t, int64_t n, int cols, int64_t k0, int64_t k1, T* panel) {
+        pack_panel(g.b + n * g.b_col + k0 * g.b_k, g.b_col, g.b_k, cols, k1 - k0, panel, NR<T>, NR<T>);
       },
-      [&](int64_t, int64_t n0, int64_t n1, int64_t k0, int64_t k1, T* buffer) {
-        for (int64_t n = n0; n < n1; n += NR<T>) {
-          int cols = static_cast<int>(std::min<int64_t>(NR<T>, n1 - n));
-          pack_panel(g.b + n * g.b_col + k0 * g.b_k, g.b_col, g.b_k, cols, k1 - k0, buffer + (n - n0) * (k1 - k0),
-                     NR<T>, NR<T>);
-        }
-        return Panels<T>{buffer, NR<T> * (k1 - k0)};
-      },
+      [](int64_t, int64_t, int64_t, int64_t, int64_t, int64_t) {},
       [&](int64_t, int64_t m, int rows, int64_t n, bool last, Tile<T>& tile) {
         tile.c = g.c + m * g.ldc + n;
         tile.ldc = g.ldc;

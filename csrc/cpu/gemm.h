@@ -174,5 +174,62 @@ void run_tiles(const Tiling& t, int64_t batches, T* scratch, const PackA& pack_a
   });
 }
 
+// ---- with A packed before ----------------------------------------------------------------------------
+// Where A is small enough to be packed as a whole, once, a task needs one panel of B at a time, which
+// then stays in the nearest cache for all of A.
+
+// Few rows per task would pack B's panels several times, so columns are split first.
+template <class T>
+Tiling panels_for(int64_t m, int64_t n, int64_t k, int64_t batches = 1, int64_t k_unit = 1) {
+  Tiling t{m, n, k, std::max<int64_t>(m, 1), 0, block_k_for<T>(k, k_unit)};
+  t.tile_n = std::min<int64_t>(16 * NR<T>, round_up(std::max<int64_t>(n, 1), NR<T>));
+  int64_t wanted = 4 * num_threads();
+  auto tasks = [&] { return batches * t.tasks_m() * t.tasks_n(); };
+  while (tasks() < wanted && t.tile_n > NR<T>) t.tile_n = round_up(ceil_div(t.tile_n, 2), NR<T>);
+  while (tasks() < wanted && t.tile_m > 2 * MR) t.tile_m = round_up(ceil_div(t.tile_m, 2), MR);
+  return t;
+}
+
+template <class T>
+int64_t panel_elements(const Tiling& t) {
+  return round_up(NR<T> * t.block_k, 64);
+}
+
+// Runs the product. A's panels lie at packed_a(batch), each with all of k; pack_b(batch, n, cols, k0,
+// k1, buffer) packs one panel of B; ahead(batch, n, part, parts, k0, k1) may prefetch a part of the
+// next one; store(batch, m, rows, n, last, tile) as in run_tiles.
+template <class T, class PackedA, class PackB, class Ahead, class Store>
+void run_panels(const Tiling& t, int64_t batches, T* scratch, const PackedA& packed_a, const PackB& pack_b,
+                const Ahead& ahead, const Store& store) {
+  int64_t tasks_m = t.tasks_m(), tasks = tasks_m * t.tasks_n();
+  parallel_for(batches * tasks, [&](int64_t index, int worker) {
+    int64_t batch = index / tasks, task = index % tasks;
+    int64_t m0 = task % tasks_m * t.tile_m, m1 = std::min(m0 + t.tile_m, t.m);
+    int64_t n0 = task / tasks_m * t.tile_n, n1 = std::min(n0 + t.tile_n, t.n);
+    const T* a = packed_a(batch);
+    T* panel = scratch + worker * panel_elements<T>(t);
+    int64_t k0 = 0;
+    do {
+      int64_t k1 = std::min(k0 + t.block_k, t.k);
+      for (int64_t n = n0; n < n1; n += NR<T>) {
+        int cols = static_cast<int>(std::min<int64_t>(NR<T>, n1 - n));
+        pack_b(batch, n, cols, k0, k1, panel);
+        for (int64_t m = m0; m < m1; m += MR) {
+          ahead(batch, n + NR<T>, (m - m0) / MR, ceil_div(m1 - m0, MR), k0, k1);
+          int rows = static_cast<int>(std::min<int64_t>(MR, m1 - m));
+          Tile<T> tile{};
+          tile.k = k1 - k0;
+          tile.a = a + m * t.k + k0 * rows;
+          tile.b = panel;
+          tile.cols = cols;
+          tile.accumulate = k0 > 0;
+          store(batch, m, rows, n, k1 == t.k, tile);
+        }
+      }
+      k0 = k1;
+    } while (k0 < t.k);
+  });
+}
+
 }  // namespace
 }  // namespace arraynn::cpu::ARRAYNN_ISA

@@ -29,17 +29,17 @@ void check_option(const char* op, const char* name, const int64_t* value, int64_
 int64_t output_size(const char* op, const Array& input, const PoolOptions& o, int axis) {
   __int128 size = input.shape[input.ndim - 2 + axis], padding = o.padding[axis], stride = o.stride[axis];
   __int128 span = static_cast<__int128>(o.dilation[axis]) * (o.kernel[axis] - 1) + 1;
-  __int128 room = size + 2 * padding - span;
-  if (room < 0)
+  __int128 room = size + 2 * padding - span + (o.ceil_mode ? stride - 1 : 0);  // for starts of windows
+  __int128 count = room < 0 ? 0 : room / stride + 1;
+  // The last window may hang over the end, but must start in the input or in the padding before it.
+  if (o.ceil_mode && (count - 1) * stride >= size + padding) --count;
+  if (count < 1)
     value_error(
         "%s: input of shape %s with padding=(%lld, %lld) is smaller than a window of kernel_size=(%lld, %lld)"
         " and dilation=(%lld, %lld)",
         op, shape_text(input).c_str(), static_cast<long long>(o.padding[0]), static_cast<long long>(o.padding[1]),
         static_cast<long long>(o.kernel[0]), static_cast<long long>(o.kernel[1]), static_cast<long long>(o.dilation[0]),
         static_cast<long long>(o.dilation[1]));
-  __int128 count = (room + (o.ceil_mode ? stride - 1 : 0)) / stride + 1;
-  // The last window may hang over the end, but must start in the input or in the padding before it.
-  if (o.ceil_mode && (count - 1) * stride >= size + padding) --count;
   return static_cast<int64_t>(count);
 }
 

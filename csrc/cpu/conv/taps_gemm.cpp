@@ -19,7 +19,7 @@ bool is_nchw(const Gather<T>& g) {
 template <class T>
 Tiling tiling_of(const Gather<T>& g) {
   int64_t pixels = g.batch * g.rows * g.cols, k = g.in_c * g.tap_count;
-  if (is_nchw(g)) return tiling_for<T>(g.out_c, pixels, k, g.groups, std::max<int64_t>(g.tap_count, 1));
+  if (is_nchw(g)) return panels_for<T>(g.out_c, pixels, k, g.groups, std::max<int64_t>(g.tap_count, 1));
   return tiling_for<T>(pixels, g.out_c, k, g.groups);
 }
 
@@ -147,41 +147,23 @@ ARRAYNN_INLINE void prefetch_pixels(const Gather<T>& g, int64_t group, int64_t f
       __builtin_prefetch(from + line, 0, 2);
 }
 
-// Unlike run_tiles, packs one panel of B at a time, which then stays in the nearest cache for all of
-// A (packed before), while the next one's input is on its way.
 template <class T>
-void gather_nchw(const Gather<T>& g, const Tiling& t, const T* weights, T* scratch) {
-  int64_t k = t.k, taps = std::max<int64_t>(g.tap_count, 1), per_worker = worker_elements<T>(t);
-  int64_t tasks_m = t.tasks_m(), tasks = tasks_m * t.tasks_n();
-  parallel_for(g.groups * tasks, [&](int64_t index, int worker) {
-    int64_t group = index / tasks, task = index % tasks;
-    int64_t m0 = task % tasks_m * t.tile_m, m1 = std::min(m0 + t.tile_m, t.m);
-    int64_t n0 = task / tasks_m * t.tile_n, n1 = std::min(n0 + t.tile_n, t.n);
-    T* panel = scratch + worker * per_worker;
-    int64_t k0 = 0;
-    do {
-      int64_t k1 = std::min(k0 + t.block_k, k), channels = (k1 - k0) / taps;
-      for (int64_t n = n0; n < n1; n += NR<T>) {
-        int cols = static_cast<int>(std::min<int64_t>(NR<T>, n1 - n));
+void gather_nchw(const Gather<T>& g, const Tiling& tiling, const T* weights, T* scratch) {
+  int64_t taps = std::max<int64_t>(g.tap_count, 1);
+  run_panels<T>(
+      tiling, g.groups, scratch, [&](int64_t group) { return weights + group * g.out_c * tiling.k; },
+      [&](int64_t group, int64_t n, int cols, int64_t k0, int64_t k1, T* panel) {
         pack_pixels(g, group, n, cols, k0 / taps, k1 / taps, panel);
-        for (int64_t m = m0; m < m1; m += MR) {
-          int64_t share = k0 / taps + channels * (m - m0) / (m1 - m0);
-          prefetch_pixels(g, group, n + NR<T>, share, k0 / taps + channels * std::min(m + MR - m0, m1 - m0) / (m1 - m0));
-          int rows = static_cast<int>(std::min<int64_t>(MR, m1 - m));
-          int64_t channel = group * g.out_c + m;
-          Tile<T> tile{};
-          tile.k = k1 - k0;
-          tile.a = weights + channel * k + k0 * rows;
-          tile.b = panel;
-          tile.cols = cols;
-          tile.accumulate = k0 > 0;
-          if (k1 == k && g.bias) tile.row_bias = g.bias + channel;
-          store_pixels(g, channel, rows, n, tile);
-        }
-      }
-      k0 = k1;
-    } while (k0 < k);
-  });
+      },
+      [&](int64_t group, int64_t n, int64_t part, int64_t parts, int64_t k0, int64_t k1) {
+        int64_t first = k0 / taps, channels = k1 / taps - first;
+        prefetch_pixels(g, group, n, first + channels * part / parts, first + channels * (part + 1) / parts);
+      },
+      [&](int64_t group, int64_t m, int rows, int64_t n, bool last, Tile<T>& tile) {
+        int64_t channel = group * g.out_c + m;
+        if (last && g.bias) tile.row_bias = g.bias + channel;
+        store_pixels(g, channel, rows, n, tile);
+      });
 }
 
 // ---- channels-last images -------------------------------------------------------------------------------
@@ -253,7 +235,8 @@ void gather_nhwc(const Gather<T>& g, const Tiling& tiling, const T* weights, T* 
 
 template <class T>
 int64_t gather_gemm_scratch(const Gather<T>& g) {
-  return weight_elements(g) + worker_elements<T>(tiling_of(g)) * num_threads();
+  Tiling t = tiling_of(g);
+  return weight_elements(g) + (is_nchw(g) ? panel_elements<T>(t) : worker_elements<T>(t)) * num_threads();
 }
 template int64_t gather_gemm_scratch(const Gather<float>&);
 template int64_t gather_gemm_scratch(const Gather<double>&);

@@ -60,6 +60,11 @@ void fill(T* to, int64_t count, T value) {
   for_vectors<T>(count, [&](int64_t i, auto n) ARRAYNN_LAMBDA { store_count(to + i, broadcast<T>(value), n); });
 }
 
+template <class T>
+void copy(const T* from, int64_t count, T* to) {
+  for_vectors<T>(count, [&](int64_t i, auto n) ARRAYNN_LAMBDA { store_count(to + i, load_count(from + i, n), n); });
+}
+
 // The cotangents of the windows [begin, end) in the rows of windows `over`, each over its count.
 template <class T>
 void sum_rows(const PoolParams& p, const Divisors& d, const T* dy, Over over, int64_t begin, int64_t end, T* sums) {
@@ -115,7 +120,7 @@ void row_backward(const PoolParams& p, const Divisors& d, const Contributions* l
   alignas(64) T sums[room];
   if (list) {
     sum_rows(p, d, dy, over, 0, a.out, sums);
-    a.stride == 1 ? spread_row<1>(a, *list, sums, dx) : spread_row<2>(a, *list, sums, dx);
+    with_stride(a.stride, [&](auto s) { spread_row<s()>(a, *list, sums, dx); });
     return;
   }
   fill(dx, a.size, T(0));
@@ -134,10 +139,8 @@ void contiguous_backward(const PoolParams& p, const Divisors& d, const Contribut
   int64_t width = p.columns.size;
   for (int64_t h = begin; h < end; ++h, over = next_windows(p.rows, over, h)) {
     T* row = dx + h * width;
-    if (over.first == before.first && over.last == before.last)
-      for_vectors<T>(width, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
-        store_count(row + i, load_count(row - width + i, n), n);
-      });
+    if (over == before)
+      copy(row - width, width, row);
     else
       row_backward(p, d, list, dy, over, row);
     before = over;
@@ -172,8 +175,13 @@ bool is_inside(const Counts& c, Over over) { return over.first >= c.first && ove
 // A row of the gradient, which the rows of windows `rows` hold; dy is the image.
 template <class T>
 void channels_last_backward(const PoolParams& p, const Divisors& d, const T* dy, Over rows, T* dx) {
-  Over columns = windows_over(p.columns, 0);
+  Over columns = windows_over(p.columns, 0), before{-1, -1};
   for (int64_t w = 0; w < p.columns.size; dx += p.channels, columns = next_windows(p.columns, columns, ++w)) {
+    if (columns == before) {
+      copy(dx - p.channels, p.channels, dx);
+      continue;
+    }
+    before = columns;
     // Where all windows have the same count, it divides their sum.
     bool same = is_inside(d.rows, rows) && is_inside(d.columns, columns);
     for_vectors<T>(p.channels, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
@@ -181,8 +189,7 @@ void channels_last_backward(const PoolParams& p, const Divisors& d, const T* dy,
       for (int64_t oh = rows.first; oh < rows.last; ++oh)
         for (int64_t ow = columns.first; ow < columns.last; ++ow) {
           vec<T> v = load_count(dy + (oh * p.columns.out + ow) * p.channels + i, n);
-          total += same ? v
-                        : v / static_cast<T>(count_at(p.rows, d.rows, oh) * count_at(p.columns, d.columns, ow));
+          total += same ? v : v / static_cast<T>(count_at(p.rows, d.rows, oh) * count_at(p.columns, d.columns, ow));
         }
       store_count(dx + i, same ? total / static_cast<T>(d.rows.inside * d.columns.inside) : total, n);
     });
@@ -229,9 +236,15 @@ void avg_pool_backward(const PoolParams& p, const void* d_output, void* d_input)
     if (p.layout == Layout::channels_last) {
       in *= p.channels, out *= p.channels, width *= p.channels;
       for_rows(p.batch, p.rows.size, width, [&](int64_t i, int64_t begin, int64_t end) {
-        Over over = windows_over(p.rows, begin);
-        for (int64_t h = begin; h < end; ++h, over = next_windows(p.rows, over, h))
-          channels_last_backward(p, d, dy + i * out, over, dx + i * in + h * width);
+        Over over = windows_over(p.rows, begin), before{-1, -1};
+        for (int64_t h = begin; h < end; ++h, over = next_windows(p.rows, over, h)) {
+          T* row = dx + i * in + h * width;
+          if (over == before)
+            copy(row - width, width, row);
+          else
+            channels_last_backward(p, d, dy + i * out, over, row);
+          before = over;
+        }
       });
       return;
     }
@@ -242,7 +255,8 @@ void avg_pool_backward(const PoolParams& p, const void* d_output, void* d_input)
       });
       return;
     }
-    bool regular = !p.columns.adaptive && p.columns.out <= room && p.columns.kernel <= most_taps && p.columns.stride <= 2;
+    bool regular = !p.columns.adaptive && p.columns.out <= room && p.columns.kernel <= most_taps &&
+                   p.columns.stride <= longest_stride;
     Contributions list;
     if (regular) list = contributions_of(p.columns);
     for_rows(p.batch * p.channels, p.rows.size, width, [&](int64_t i, int64_t begin, int64_t end) {

@@ -10,26 +10,21 @@ namespace {
 constexpr uint8_t no_tap = 255;
 constexpr int64_t taps_room = 8192;  // elements of all rows of a window's buffer
 
-// lanes<T> taps, as bytes in memory and as integers of T's size.
-template <class T>
-struct bytes_of {
-  typedef uint8_t type __attribute__((vector_size(lanes<T>)));
-};
 template <class T>
 ARRAYNN_INLINE mask<T> load_taps(const uint8_t* p) {
-  typename bytes_of<T>::type b;
-  __builtin_memcpy(&b, p, sizeof b);
-  return __builtin_convertvector(b, mask<T>);
+  mask<T> taps;
+  load_bytes(p, taps);
+  return taps;
 }
 template <class T, class Count>
 ARRAYNN_INLINE void store_taps(uint8_t* p, mask<T> taps, Count count) {
-  auto b = __builtin_convertvector(taps, typename bytes_of<T>::type);
   if constexpr (std::is_same_v<Count, int>) {
-    uint8_t bytes[lanes<T>];
-    __builtin_memcpy(bytes, &b, sizeof b);
-    for (int i = 0; i < count; ++i) p[i] = bytes[i];
+    uint8_t bytes[lanes<T>], *from = bytes;
+    store_bytes(bytes, taps);
+    for (int part = lanes<T> / 2; part > 0; part /= 2)
+      if (count & part) __builtin_memcpy(p, from, static_cast<size_t>(part)), p += part, from += part;
   } else {
-    __builtin_memcpy(p, &b, sizeof b);
+    store_bytes(p, taps);
   }
 }
 
@@ -77,7 +72,7 @@ bool row_with_taps(const PoolParams& p, const T* plane, int64_t oh, T* y, uint8_
   const PoolAxis& a = p.columns;
   Taps rows = taps_of(p.rows, oh);
   int64_t size = taps_room / p.rows.kernel, length = size / S, tile = windows_in<T, S>(size, a);
-  if (a.stride != S || tile < lanes<T>) return false;
+  if (tile < lanes<T>) return false;
   alignas(64) T phases[taps_room];
   int64_t reach = (a.kernel - 1) * a.dilation;
   int first_tap = static_cast<int>(rows.first * a.kernel);
@@ -89,17 +84,29 @@ bool row_with_taps(const PoolParams& p, const T* plane, int64_t oh, T* y, uint8_
       fill_phases<S>(phases + (r - rows.first) * size, length, o * S - a.padding, (n - 1) * S + reach + 1, a.size,
                      T(-INFINITY), values);
     }
-    for_vectors<T>(n, [&](int64_t j, auto count) ARRAYNN_LAMBDA {
-      vec<T> best = broadcast<T>(-INFINITY);
-      mask<T> tap = mask<T>{} + first_tap;
+    // Each comparison waits for the one before it: two vectors at a time fill the gaps.
+    auto vectors = [&](int64_t j, auto ways, auto count) ARRAYNN_LAMBDA {
+      vec<T> best[ways];
+      mask<T> tap[ways];
+      static_for<ways>([&](auto v)
+                           ARRAYNN_LAMBDA { best[v] = broadcast<T>(-INFINITY), tap[v] = mask<T>{} + first_tap; });
       int k = first_tap;
-      const T* row = phases + j;
+      T* row = phases + j;
       for (int64_t r = rows.first; r < rows.last; ++r, row += size)
-        for (int64_t c = 0; c <= reach; c += a.dilation, ++k)
-          challenge<T>(best, tap, load_count(row + c % S * length + c / S, count), k);
-      store_count(y + o + j, best, count);
-      store_taps<T>(taps + o + j, tap, count);
-    });
+        for (int64_t c = 0; c <= reach; c += a.dilation, ++k) {
+          const T* from = column<T, S>(row, length, c);
+          static_for<ways>([&](auto v) ARRAYNN_LAMBDA { challenge<T>(best[v], tap[v], load(from + v * lanes<T>), k); });
+        }
+      static_for<ways>([&](auto v) ARRAYNN_LAMBDA {
+        store_count(y + o + j + v * lanes<T>, best[v], count);
+        store_taps<T>(taps + o + j + v * lanes<T>, tap[v], count);
+      });
+    };
+    int64_t j = 0;
+    constexpr std::integral_constant<int, lanes<T>> all{};
+    for (; j + 2 * lanes<T> <= n; j += 2 * lanes<T>) vectors(j, std::integral_constant<int, 2>{}, all);
+    for_vectors<T>(
+        n - j, [&](int64_t i, auto count) ARRAYNN_LAMBDA { vectors(j + i, std::integral_constant<int, 1>{}, count); });
   }
   // A window that begins in the padding has its first entry at another tap, or none at all.
   for (int64_t o = 0; o < a.out && (o * S < a.padding || rows.first == rows.last); ++o) {
@@ -171,6 +178,25 @@ void gather_row(const PoolParams& p, const Contributions& list, const T* dy, con
   }
 }
 
+// The same for windows of two columns side by side.
+template <class T>
+void gather_pairs(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, Over over, T* dx) {
+  const PoolAxis& a = p.columns;
+  for_vectors<T>(a.out, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    vec<T> streams[2] = {};
+    for (int64_t oh = over.first; oh < over.last; ++oh) {
+      int64_t r = tap_at(p.rows, oh, h);
+      if (r < 0) continue;
+      vec<T> value = load_count(dy + oh * a.out + i, count);
+      mask<T> tap = load_taps<T>(taps + oh * a.out + i) - static_cast<int>(2 * r);
+      streams[0] += tap == 0 ? value : vec<T>{};
+      streams[1] += tap == 1 ? value : vec<T>{};
+    }
+    store_streams<2>(dx + 2 * i, streams, 2 * int64_t{count});
+  });
+  for (int64_t i = 2 * a.out; i < a.size; ++i) dx[i] = T(0);
+}
+
 // The same at any stride: each window of the rows over h adds to one entry.
 template <class T>
 void scatter_row(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, Over over, T* dx) {
@@ -194,12 +220,12 @@ void contiguous_backward(const PoolParams& p, const Contributions* list, const T
   Over over = windows_over(p.rows, begin);
   for (int64_t h = begin; h < end; ++h, over = next_windows(p.rows, over, h)) {
     T* row = dx + h * p.columns.size;
-    if (!list)
+    if (is_pairs(p.columns))
+      gather_pairs(p, dy, taps, h, over, row);
+    else if (!list)
       scatter_row(p, dy, taps, h, over, row);
-    else if (p.columns.stride == 1)
-      gather_row<1>(p, *list, dy, taps, h, over, row);
     else
-      gather_row<2>(p, *list, dy, taps, h, over, row);
+      with_stride(p.columns.stride, [&](auto s) { gather_row<s()>(p, *list, dy, taps, h, over, row); });
   }
 }
 
@@ -235,7 +261,8 @@ template <class T>
 void channels_last_backward(const PoolParams& p, const T* dy, const uint8_t* taps, int64_t h, Over over, T* dx) {
   const PoolAxis& a = p.columns;
   int64_t channels = p.channels;
-  for_vectors<T>(a.size * channels, [&](int64_t i, auto count) ARRAYNN_LAMBDA { store_count(dx + i, vec<T>{}, count); });
+  for_vectors<T>(a.size * channels,
+                 [&](int64_t i, auto count) ARRAYNN_LAMBDA { store_count(dx + i, vec<T>{}, count); });
   for (int64_t oh = over.first; oh < over.last; ++oh) {
     int64_t r = tap_at(p.rows, oh, h);
     if (r < 0) continue;
@@ -292,8 +319,10 @@ void contiguous_row(const Forward<T>& f, int64_t plane, int64_t oh) {
     if (f.places) places_of(p, oh, 1, f.taps + at, f.places + at);
     return;
   }
-  if (f.taps &&
-      (row_with_taps<1>(p, x, oh, f.y + at, f.taps + at) || row_with_taps<2>(p, x, oh, f.y + at, f.taps + at))) {
+  bool done = false;
+  if (f.taps)
+    with_stride(p.columns.stride, [&](auto s) { done = row_with_taps<s()>(p, x, oh, f.y + at, f.taps + at); });
+  if (done) {
     if (f.places) places_of(p, oh, 1, f.taps + at, f.places + at);
     return;
   }
@@ -384,7 +413,7 @@ void max_pool_backward(const PoolParams& p, const void* d_output, const void* ta
     }
     // Vectors of taps may begin before the first one, but not by more than the margin.
     bool near = (p.columns.kernel - 1) * p.columns.dilation < static_cast<int64_t>(taps_margin);
-    bool gathers = near && p.columns.stride <= 2;
+    bool gathers = near && p.columns.stride <= longest_stride;
     Contributions list;
     if (gathers) list = contributions_of(p.columns);
     for_rows(p.batch * p.channels, p.rows.size, width, [&](int64_t i, int64_t begin, int64_t end) {

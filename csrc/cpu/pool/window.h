@@ -42,6 +42,7 @@ inline Span span_of(const PoolAxis& a, int64_t o) {
 // Windows [first, last) may hold entry i (with dilation, not all of them do).
 struct Over {
   int64_t first, last;
+  bool operator==(const Over& o) const { return first == o.first && last == o.last; }
 };
 inline Over windows_over(const PoolAxis& a, int64_t i) {
   if (a.adaptive) return {i * a.out / a.size, ((i + 1) * a.out + a.size - 1) / a.size};
@@ -65,7 +66,8 @@ inline int64_t tap_at(const PoolAxis& a, int64_t o, int64_t i) {
 // Phases of `length` columns each: column c at phase[c % S][c / S].
 template <class T, int S>
 ARRAYNN_INLINE T* column(T* phases, int64_t length, int64_t c) {
-  return phases + c % S * length + c / S;
+  auto at = static_cast<uint64_t>(c);  // never negative, which saves the corrections of signed division
+  return phases + at % S * static_cast<uint64_t>(length) + at / S;
 }
 
 // How many windows, at a stride of S, have their columns in a buffer of `size` elements. Whole
@@ -83,45 +85,68 @@ ARRAYNN_INLINE void fill_phases(T* phases, int64_t length, int64_t from, int64_t
   int64_t left = from < 0 ? (-from < count ? -from : count) : 0;
   int64_t right = width - from < count ? width - from : count;
   int64_t c = left;
-  if (S == 2 && c % 2 && c < right) *column<T, S>(phases, length, c) = values(from + c, 1)[0], ++c;
-  for (; c + S * lanes<T> <= right; c += S * lanes<T>) {
-    constexpr std::integral_constant<int, lanes<T>> all{};
-    vec<T> a = values(from + c, all);
+  for (; c % S && c < right; ++c) *column<T, S>(phases, length, c) = values(from + c, 1)[0];
+  for (; c < right; c += S * lanes<T>) {
+    vec<T> v[S];
+    static_for<S>([&](auto k) ARRAYNN_LAMBDA {
+      constexpr std::integral_constant<int, lanes<T>> all{};
+      int64_t rest = right - c - k * lanes<T>;
+      if (rest >= lanes<T>)
+        v[k] = values(from + c + k * lanes<T>, all);
+      else
+        v[k] = rest > 0 ? values(from + c + k * lanes<T>, static_cast<int>(rest)) : vec<T>{};
+    });
+    T* to = phases + c / S;
     if constexpr (S == 1) {
-      store(phases + c, a);
+      store(to, v[0]);
+    } else if constexpr (S == 2) {
+      store(to, even<T>(v[0], v[1]));
+      store(to + length, odd<T>(v[0], v[1]));
     } else {
-      vec<T> b = values(from + c + lanes<T>, all);
-      store(phases + c / 2, even<T>(a, b));
-      store(phases + length + c / 2, odd<T>(a, b));
-    }
-  }
-  if (c < right) {
-    int rest = static_cast<int>(right - c), n = rest < lanes<T> ? rest : lanes<T>;
-    vec<T> a = values(from + c, n);
-    if constexpr (S == 1) {
-      store(phases + c, a);
-    } else {
-      vec<T> b = rest > n ? values(from + c + n, rest - n) : vec<T>{};
-      store(phases + c / 2, even<T>(a, b));
-      store(phases + length + c / 2, odd<T>(a, b));
+      T mixed[S * lanes<T>];
+      static_for<S>([&](auto k) ARRAYNN_LAMBDA { store(mixed + k * lanes<T>, v[k]); });
+      for (int k = 0; k < S; ++k)
+        for (int i = 0; i < lanes<T>; ++i) to[k * length + i] = mixed[i * S + k];
     }
   }
   for (c = 0; c < left; ++c) *column<T, S>(phases, length, c) = fill;
   for (c = right > left ? right : left; c < count; ++c) *column<T, S>(phases, length, c) = fill;
 }
 
-// Two or one streams side by side: row[S i + r] = stream r, element i.
+// Streams side by side: row[S i + r] = stream r, element i.
 template <int S, class T>
 ARRAYNN_INLINE void store_streams(T* row, const vec<T> (&streams)[S], int64_t count) {
-  vec<T> lo = streams[0], hi = streams[0];
-  if constexpr (S == 2) lo = zip_lo<T>(streams[0], streams[1]), hi = zip_hi<T>(streams[0], streams[1]);
-  if (count >= S * lanes<T>) {
-    store(row, lo);
-    if constexpr (S == 2) store(row + lanes<T>, hi);
+  vec<T> v[S];
+  if constexpr (S == 1) {
+    v[0] = streams[0];
+  } else if constexpr (S == 2) {
+    v[0] = zip_lo<T>(streams[0], streams[1]);
+    v[1] = zip_hi<T>(streams[0], streams[1]);
   } else {
-    int n = static_cast<int>(count);
-    store_first(row, lo, n < lanes<T> ? n : lanes<T>);
-    if (S == 2 && n > lanes<T>) store_first(row + lanes<T>, hi, n - lanes<T>);
+    T mixed[S * lanes<T>];
+    for (int k = 0; k < S; ++k)
+      for (int i = 0; i < lanes<T>; ++i) mixed[i * S + k] = streams[k][i];
+    static_for<S>([&](auto k) ARRAYNN_LAMBDA { v[k] = load(mixed + k * lanes<T>); });
+  }
+  static_for<S>([&](auto k) ARRAYNN_LAMBDA {
+    int64_t rest = count - k * lanes<T>;
+    if (rest >= lanes<T>)
+      store(row + k * lanes<T>, v[k]);
+    else if (rest > 0)
+      store_first(row + k * lanes<T>, v[k], static_cast<int>(rest));
+  });
+}
+
+// f(stride) with a stride that the vectorised steps know, as a constant; false for any other.
+constexpr int64_t longest_stride = 4;
+template <class F>
+ARRAYNN_INLINE bool with_stride(int64_t stride, const F& f) {
+  switch (stride) {
+    case 1: return f(std::integral_constant<int, 1>{}), true;
+    case 2: return f(std::integral_constant<int, 2>{}), true;
+    case 3: return f(std::integral_constant<int, 3>{}), true;
+    case 4: return f(std::integral_constant<int, 4>{}), true;
+    default: return false;
   }
 }
 
@@ -129,7 +154,7 @@ ARRAYNN_INLINE void store_streams(T* row, const vec<T> (&streams)[S], int64_t co
 // i + shift[m] got, which holds the entry by tap[m]; those of stream r are begin[r] to begin[r + 1] - 1.
 constexpr int most_taps = 255;
 struct Contributions {
-  int begin[3], tap[most_taps];
+  int begin[longest_stride + 1], tap[most_taps];
   int64_t shift[most_taps];
   int64_t least, most;  // of the shifts
 };
@@ -275,18 +300,13 @@ void join_row(const PoolParams& p, const T* plane, int64_t o, T* y) {
   if (is_pairs(a)) {
     for_vectors<T>(a.out, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
       auto from = [&](int64_t c, auto n) ARRAYNN_LAMBDA { return values(2 * i + c, n); };
-      pair<T>(from, count, [&](vec<T> first, vec<T> second) ARRAYNN_LAMBDA {
-        store_count(y + i, Op::join(first, second), count);
-      });
+      pair<T>(from, count,
+              [&](vec<T> first, vec<T> second) ARRAYNN_LAMBDA { store_count(y + i, Op::join(first, second), count); });
     });
     return;
   }
   bool fits = !a.adaptive && (a.kernel - 1) * a.dilation <= room / 4;
-  if (fits && a.stride == 1)
-    join_windows<Op, 1>(a, values, y);
-  else if (fits && a.stride == 2)
-    join_windows<Op, 2>(a, values, y);
-  else
+  if (!fits || !with_stride(a.stride, [&](auto s) { join_windows<Op, s()>(a, values, y); }))
     join_spans<Op>(a, values, y);
 }
 

@@ -1,8 +1,8 @@
 // One vector type per scalar type, and the same small functions for every instruction set.
 // `vec<float>` is a compiler vector: + - * / and comparisons work lane by lane, a comparison gives
 // a mask of integers (all bits set where true) and `m ? a : b` selects. What the compiler has no
-// operator for is in vec_<isa>.h: fma, max, min, sqrt, nearest, 32-bit products, and loads and stores
-// of part of a vector, which touch no memory outside that part.
+// operator for is in vec_<isa>.h: fma, max, min, sqrt, nearest, 32-bit products, bytes in lanes, and loads
+// and stores of part of a vector, which touch no memory outside that part.
 #pragma once
 #include <cstdint>
 #include <type_traits>

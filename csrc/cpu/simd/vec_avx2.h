@@ -15,6 +15,22 @@ ARRAYNN_INLINE vf32 sqrt(vf32 a) { return _mm256_sqrt_ps(a); }
 ARRAYNN_INLINE vf64 sqrt(vf64 a) { return _mm256_sqrt_pd(a); }
 ARRAYNN_INLINE vf32 nearest(vf32 a) { return _mm256_round_ps(a, 8); }
 ARRAYNN_INLINE vf64 nearest(vf64 a) { return _mm256_round_pd(a, 8); }
+// As many bytes as the vector has lanes, each in the lane's low bits; and back.
+ARRAYNN_INLINE void load_bytes(const uint8_t* p, vi32& v) {
+  v = (vi32)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+ARRAYNN_INLINE void load_bytes(const uint8_t* p, vi64& v) {
+  int bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  v = (vi64)_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
+}
+ARRAYNN_INLINE void store_bytes(uint8_t* p, vi32 v) {
+  __m128i words = _mm_packus_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
+}
+ARRAYNN_INLINE void store_bytes(uint8_t* p, vi64 v) {
+  for (int i = 0; i < 4; ++i) p[i] = static_cast<uint8_t>(v[i]);
+}
 // The products of the low halves of the lanes.
 ARRAYNN_INLINE vu64 multiply_low(vu64 a, vu64 b) { return (vu64)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
 

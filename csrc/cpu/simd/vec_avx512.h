@@ -14,6 +14,19 @@ ARRAYNN_INLINE vf32 sqrt(vf32 a) { return _mm512_sqrt_ps(a); }
 ARRAYNN_INLINE vf64 sqrt(vf64 a) { return _mm512_sqrt_pd(a); }
 ARRAYNN_INLINE vf32 nearest(vf32 a) { return _mm512_roundscale_ps(a, 0); }
 ARRAYNN_INLINE vf64 nearest(vf64 a) { return _mm512_roundscale_pd(a, 0); }
+// As many bytes as the vector has lanes, each in the lane's low bits; and back.
+ARRAYNN_INLINE void load_bytes(const uint8_t* p, vi32& v) {
+  v = (vi32)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+ARRAYNN_INLINE void load_bytes(const uint8_t* p, vi64& v) {
+  v = (vi64)_mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+ARRAYNN_INLINE void store_bytes(uint8_t* p, vi32 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
+}
+ARRAYNN_INLINE void store_bytes(uint8_t* p, vi64 v) {
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm512_cvtepi64_epi8((__m512i)v));
+}
 // The products of the low halves of the lanes.
 ARRAYNN_INLINE vu64 multiply_low(vu64 a, vu64 b) { return (vu64)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
 

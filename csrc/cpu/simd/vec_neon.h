@@ -20,6 +20,15 @@ ARRAYNN_INLINE vf32 sqrt(vf32 a) { return (vf32)vsqrtq_f32((float32x4_t)a); }
 ARRAYNN_INLINE vf64 sqrt(vf64 a) { return (vf64)vsqrtq_f64((float64x2_t)a); }
 ARRAYNN_INLINE vf32 nearest(vf32 a) { return (vf32)vrndnq_f32((float32x4_t)a); }
 ARRAYNN_INLINE vf64 nearest(vf64 a) { return (vf64)vrndnq_f64((float64x2_t)a); }
+// As many bytes as the vector has lanes, each in the lane's low bits; and back.
+ARRAYNN_INLINE void load_bytes(const uint8_t* p, vi32& v) { v = vi32{p[0], p[1], p[2], p[3]}; }
+ARRAYNN_INLINE void load_bytes(const uint8_t* p, vi64& v) { v = vi64{p[0], p[1]}; }
+ARRAYNN_INLINE void store_bytes(uint8_t* p, vi32 v) {
+  for (int i = 0; i < 4; ++i) p[i] = static_cast<uint8_t>(v[i]);
+}
+ARRAYNN_INLINE void store_bytes(uint8_t* p, vi64 v) {
+  for (int i = 0; i < 2; ++i) p[i] = static_cast<uint8_t>(v[i]);
+}
 // The products of the low halves of the lanes.
 ARRAYNN_INLINE vu64 multiply_low(vu64 a, vu64 b) {
   return (vu64)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b));
