@@ -267,11 +267,17 @@ def _array(out: Any) -> Array:
 
 
 def _milliseconds(runs: list[Callable[[], Any]]) -> list[float]:
-    """The median of each, taken in turns so that whatever else the machine does hits all alike."""
+    """The median of each, taken in turns so that whatever else the machine does hits all alike.
+
+    Before a turn the others' threads, which spin a while after their work, get time to go to sleep,
+    and its own are woken by a call that is not timed.
+    """
     times: list[list[float]] = [[] for _ in runs]
     end = time.perf_counter() + SECONDS_PER_CASE
     while len(times[0]) < 3 or time.perf_counter() < end:
         for run, its_times in zip(runs, times, strict=True):
+            time.sleep(0.005)
+            run()
             start = time.perf_counter()
             run()
             its_times.append(time.perf_counter() - start)

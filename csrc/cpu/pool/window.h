@@ -39,6 +39,14 @@ inline Span span_of(const PoolAxis& a, int64_t o) {
   return {begin, t.first < t.last ? t.start + (t.last - 1) * a.dilation + 1 : begin, a.dilation};
 }
 
+// Where entries of window o may lie. Unlike those of its span, the ends never go back from one window
+// to the next.
+inline Span reach_of(const PoolAxis& a, int64_t o) {
+  if (a.adaptive) return span_of(a, o);
+  int64_t start = o * a.stride - a.padding, end = start + (a.kernel - 1) * a.dilation + 1;
+  return {start < 0 ? 0 : start, end < a.size ? end : a.size, 1};
+}
+
 // Windows [first, last) may hold entry i (with dilation, not all of them do).
 struct Over {
   int64_t first, last;
@@ -254,8 +262,8 @@ template <class Op, class T, class Values>
 void join_spans(const PoolAxis& a, const Values& values, T* y) {
   alignas(64) T row[room + lanes<T>];
   for (int64_t o = 0; o < a.out;) {
-    int64_t begin = span_of(a, o).begin, end = begin, next = o;
-    for (; next < a.out && span_of(a, next).end - begin <= room; ++next) end = span_of(a, next).end;
+    int64_t begin = reach_of(a, o).begin, end = begin, next = o;
+    for (; next < a.out && reach_of(a, next).end - begin <= room; ++next) end = reach_of(a, next).end;
     if (next == o) {  // one window is more than the buffer holds
       Span s = span_of(a, o);
       T v = Op::empty;
