@@ -115,3 +115,7 @@ def test_import_brings_no_heavy_modules() -> None:
     code = f"import arraynn, sys; print([m for m in {heavy!r} if m in sys.modules])"
     result = run_python(code)
     assert result.stdout == "[]\n", result.stderr
+
+
+def test_cuda_is_reached_from_the_package() -> None:
+    assert ann.cuda.is_available() in (True, False)

@@ -293,3 +293,13 @@ def test_bad_conv1d() -> None:
     check_bad("conv1d", ValueError, "input", X, W[..., 0])
     check_bad("conv1d", ValueError, "weight", X[..., 0], W)
     check_bad("conv1d", ValueError, "stride", X[..., 0], W[..., 0], stride=(1, 1))
+
+
+def test_options_as_large_as_their_type() -> None:
+    x, w = values((2, 3, 8, 8), np.float32, 1), values((4, 3, 5, 5), np.float32, 2)
+    for options in (dict(dilation=2**62), dict(padding=2**62), dict(padding=2**58), dict(stride=2**64)):
+        with pytest.raises(ValueError, match=r"^conv2d: "):
+            ann.conv2d(x, w, **options)
+    y, pullback = ann.vjp(ann.conv2d, x, w, None, 2**62)  # one window, and a gradient without a hang
+    assert y.shape == (2, 4, 1, 1)
+    assert not pullback(np.ones_like(y))[0][:, :, 5:].any()

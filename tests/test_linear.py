@@ -124,7 +124,6 @@ X, W, B = np.ones((2, 5)), np.ones((4, 5)), np.ones(4)
         (TypeError, "bias", (X, W, B.tolist())),
         (TypeError, "bias", (X, W, B.astype(np.uint8))),
         (ValueError, "input", (np.asarray(1.0), W)),
-        (ValueError, "weight", (X, W[0])),
         (ValueError, "weight", (X, W[None])),
         (ValueError, "input", (X[:, :4], W)),
         (ValueError, "input", (X.T, W)),
@@ -135,3 +134,12 @@ X, W, B = np.ones((2, 5)), np.ones((4, 5)), np.ones(4)
 )
 def test_bad(error: Any, argument: str, args: Any) -> None:
     check_bad("linear", error, argument, *args)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weight_of_one_output(dtype: Any) -> None:
+    x, w = values((4, 3, 7), dtype, 1), values((7,), dtype, 2)
+    for bias in (None, np.asarray(values((1,), dtype, 3)[0])):
+        check_op("linear", x, w, bias, bounds={"all": (24, 30)})
+        target = F.linear(*(None if a is None else torch.tensor(a) for a in (x, w, bias)))
+        assert_close(ann.linear(x, w, bias), target.numpy(), terms=8, scale=30)

@@ -29,7 +29,12 @@ def check(x: Any, t: Any, reduction: str = "mean", weight: Any = None) -> Any:
         slope /= total or 1
     repeats = size / max(1, x.size)
     return check_op(
-        "mse_loss", x, t, reduction, weight, bounds={"out": (terms, square), "input": (4 + repeats, slope)}
+        "mse_loss",
+        x,
+        t,
+        reduction=reduction,
+        weight=weight,
+        bounds={"out": (terms, square), "input": (4 + repeats, slope)},
     )
 
 
@@ -75,15 +80,15 @@ def test_the_mean_of_nothing_is_nan() -> None:
     assert np.isnan(loss)
     assert type(loss) is np.ndarray
     assert pullback(np.ones((), np.float32))[0].shape == (0, 3)
-    assert ann.mse_loss(x, x, "sum") == 0
-    assert ann.mse_loss(x, x, "none").shape == (0, 3)
+    assert ann.mse_loss(x, x, reduction="sum") == 0
+    assert ann.mse_loss(x, x, reduction="none").shape == (0, 3)
 
 
 def test_outliers_do_not_drown_the_rest() -> None:
     """A float32 running sum would lose the ones behind 1e8."""
     x = np.ones(100_001, np.float32)
     x[0] = 1e4
-    assert ann.mse_loss(x, np.zeros_like(x), "sum") == pytest.approx(1e8 + 1e5, rel=1e-6)
+    assert ann.mse_loss(x, np.zeros_like(x), reduction="sum") == pytest.approx(1e8 + 1e5, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
@@ -101,14 +106,16 @@ def test_mixed_dtypes() -> None:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_out(reduction: str) -> None:
     x, t = values((4, 5), np.float32, 1), values((4, 5), np.float32, 2)
-    check_out("mse_loss", x, t, reduction)
-    check_overlap("mse_loss", x, t, reduction)
+    check_out("mse_loss", x, t, reduction=reduction)
+    check_overlap("mse_loss", x, t, reduction=reduction)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_same_bits_for_any_number_of_threads(reduction: str) -> None:
     for n in (1031, 200_003):
-        check_threads("mse_loss", values((n,), np.float32, 1), values((n,), np.float32, 2), reduction)
+        check_threads(
+            "mse_loss", values((n,), np.float32, 1), values((n,), np.float32, 2), reduction=reduction
+        )
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
@@ -117,7 +124,7 @@ def test_same_bits_for_any_number_of_threads(reduction: str) -> None:
 def test_torch(weighted: bool, reduction: str, dtype: Any) -> None:
     x, t = values((6, 19), dtype, 1), values((6, 19), dtype, 2)
     weight = np.abs(values((6, 19), dtype, 3)) if weighted else None
-    loss, pullback = ann.vjp(ann.mse_loss, x, t, reduction, weight)
+    loss, pullback = ann.vjp(ann.mse_loss, x, t, reduction=reduction, weight=weight)
     tx = torch.tensor(x, requires_grad=True)
     tloss = F.mse_loss(
         tx, torch.tensor(t), reduction=reduction, weight=torch.tensor(weight) if weighted else None
@@ -132,21 +139,21 @@ X = np.ones((3, 5), np.float32)
 
 
 @pytest.mark.parametrize(
-    ("error", "argument", "args"),
+    ("error", "argument", "args", "options"),
     [
-        (TypeError, "input", (X.tolist(), X)),
-        (TypeError, "input", (X.astype(int), X)),
-        (TypeError, "target", (X, X.tolist())),
-        (TypeError, "target", (X, X.astype(int))),
-        (TypeError, "target", (X, 1.0)),
-        (ValueError, "target", (X, X[:, :4])),
-        (ValueError, "target", (X, X[:2])),
-        (ValueError, "reduction", (X, X, "avg")),
-        (ValueError, "reduction", (X, X, None)),
-        (TypeError, "weight", (X, X, "mean", X.tolist())),
-        (TypeError, "weight", (X, X, "mean", X > 0)),
-        (ValueError, "weight", (X, X, "mean", X[0])),
+        (TypeError, "input", (X.tolist(), X), {}),
+        (TypeError, "input", (X.astype(int), X), {}),
+        (TypeError, "target", (X, X.tolist()), {}),
+        (TypeError, "target", (X, X.astype(int)), {}),
+        (TypeError, "target", (X, 1.0), {}),
+        (ValueError, "target", (X, X[:, :4]), {}),
+        (ValueError, "target", (X, X[:2]), {}),
+        (ValueError, "reduction", (X, X), {"reduction": "avg"}),
+        (ValueError, "reduction", (X, X), {"reduction": None}),
+        (TypeError, "weight", (X, X), {"weight": X.tolist()}),
+        (TypeError, "weight", (X, X), {"weight": X > 0}),
+        (ValueError, "weight", (X, X), {"weight": X[0]}),
     ],
 )
-def test_bad(error: Any, argument: str, args: Any) -> None:
-    check_bad("mse_loss", error, argument, *args)
+def test_bad(error: Any, argument: str, args: Any, options: Any) -> None:
+    check_bad("mse_loss", error, argument, *args, **options)

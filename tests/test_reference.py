@@ -154,12 +154,18 @@ def test_activations_at_the_ends() -> None:
 )
 def test_mse_loss(reduction: str, shapes: Any) -> None:
     x, t = rand(*shapes[0]), rand(*shapes[1], seed=1)
-    check_parity(ref.mse_loss, lambda x, t, r: F.mse_loss(x, t.detach(), reduction=r), x, t, reduction)
+    check_parity(
+        ref.mse_loss,
+        lambda x, t, reduction: F.mse_loss(x, t.detach(), reduction=reduction),
+        x,
+        t,
+        reduction=reduction,
+    )
     w = np.asarray(np.abs(rand(*shapes[0], seed=2)))
-    peer = lambda x, t, r, weight: F.mse_loss(x, t.detach(), reduction=r, weight=weight)  # noqa: E731
-    check_parity(ref.mse_loss, peer, x, t, reduction, weight=w)
+    peer = lambda x, t, **options: F.mse_loss(x, t.detach(), **options)  # noqa: E731
+    check_parity(ref.mse_loss, peer, x, t, reduction=reduction, weight=w)
     if x.size:
-        check_gradient(ref.mse_loss, x, t, reduction, weight=w)
+        check_gradient(ref.mse_loss, x, t, reduction=reduction, weight=w)
 
 
 LABELS = [

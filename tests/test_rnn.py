@@ -440,3 +440,21 @@ def test_bad_layers(name: str) -> None:
     if name == "lstm":
         bad(TypeError, "hx", x, one, params)
         bad((TypeError, ValueError), "hx", x, (one,), params)
+
+
+@pytest.mark.parametrize("name", ["lstm_cell", "gru_cell"])
+def test_a_cell_needs_its_weights(name: str) -> None:
+    x, h = values((2, 3), np.float32, 1), values((2, 2), np.float32, 2)
+    hx = (h, h) if name == "lstm_cell" else h
+    gates = 8 if name == "lstm_cell" else 6
+    w_ih, w_hh = values((gates, 3), np.float32, 3), values((gates, 2), np.float32, 4)
+    check_bad(name, TypeError, "w_ih", x, hx, None, w_hh)
+    check_bad(name, TypeError, "w_hh", x, hx, w_ih, None)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_huge_num_layers_are_refused_at_once(name: str) -> None:
+    x = values((2, 2, 3), np.float32, 1)
+    for layers in (2**61, 2**62):
+        options = dict(num_layers=layers, dropout=0.5, training=True)
+        check_bad(name, ValueError, "params", x, None, [], **options)

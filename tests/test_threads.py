@@ -190,3 +190,25 @@ assert grown < 64 * 1024, f"{grown} KiB more"
 """
     result = run_python(code)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_number_of_threads_may_change_during_a_call() -> None:
+    """Scratch is sized by the number of threads, and must fit the one the kernel then uses."""
+    x, w = values((2, 8, 24, 24), np.float32, 1), values((8, 8, 3, 3), np.float32, 2)
+    expected = ann.conv2d(x, w)
+    stop = threading.Event()
+
+    def flip() -> None:
+        while not stop.is_set():
+            ann.set_num_threads(1)
+            ann.set_num_threads(5)
+
+    before, flipper = ann.get_num_threads(), threading.Thread(target=flip)
+    flipper.start()
+    try:
+        for _ in range(200):
+            assert_same_bits(ann.conv2d(x, w), expected, "conv2d")
+    finally:
+        stop.set()
+        flipper.join()
+        ann.set_num_threads(before)

@@ -5,12 +5,17 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <new>
 #include <vector>
 
 namespace arraynn {
+
+OutOfMemory::OutOfMemory(size_t bytes) {
+  std::snprintf(text_, sizeof text_, "arraynn: cannot allocate %zu bytes", bytes);
+}
 
 namespace {
 
@@ -87,7 +92,7 @@ void* fresh(size_t capacity) {
 Block acquire(size_t bytes) {
   int size_class = class_of(std::max(bytes, size_t{64}));
   size_t capacity = class_size(size_class);
-  if (capacity < bytes) throw std::bad_alloc();
+  if (capacity < bytes) throw OutOfMemory(bytes);
   Pool& p = pool();
   {
     std::lock_guard<std::mutex> lock(p.mutex);
@@ -105,7 +110,7 @@ Block acquire(size_t bytes) {
     trim();
     data = fresh(capacity);
   }
-  if (!data) throw std::bad_alloc();
+  if (!data) throw OutOfMemory(bytes);
   return {data, capacity};
 }
 

@@ -2,6 +2,7 @@
 // than many ops take; so blocks come back here instead of going back to the system.
 #pragma once
 #include <cstddef>
+#include <new>
 
 namespace arraynn {
 
@@ -10,7 +11,16 @@ struct Block {
   size_t capacity;
 };
 
-// 64-byte aligned; 2 MiB aligned and advised for huge pages from 2 MiB up. Throws std::bad_alloc.
+class OutOfMemory : public std::bad_alloc {
+ public:
+  explicit OutOfMemory(size_t bytes);
+  const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[64];
+};
+
+// 64-byte aligned; 2 MiB aligned and advised for huge pages from 2 MiB up. Throws OutOfMemory.
 Block acquire(size_t bytes);
 void release(Block block) noexcept;
 

@@ -14,6 +14,7 @@ namespace arraynn {
 namespace {
 
 std::atomic<int> requested{0};
+thread_local int pinned = 0;
 std::atomic<bool> forked{false};
 
 // CPUs per second of wall time that a cgroup file grants, or a large number without a limit.
@@ -84,7 +85,11 @@ int available_cpus() {
   return cpus;
 }
 
+PinnedThreads::PinnedThreads() : before_(pinned) { pinned = num_threads(); }
+PinnedThreads::~PinnedThreads() { pinned = before_; }
+
 int num_threads() {
+  if (pinned > 0) return pinned;
   int cpus = available_cpus();
   if (forked.load(std::memory_order_relaxed)) return 1;
   int wanted = requested.load(std::memory_order_relaxed);

@@ -4,11 +4,24 @@
 
 namespace arraynn {
 
-// The number of threads the next parallel call may use; never more than OpenMP allows the caller
-// (threadpoolctl, OMP_NUM_THREADS), and 1 in a child forked from a process that had used threads,
-// because libgomp's workers do not survive a fork.
+// The number of threads the next parallel call may use: what was set, or else the smaller of
+// available_cpus() and what OpenMP allows the caller (threadpoolctl, OMP_NUM_THREADS); and 1 in a
+// child forked from a process that had used threads, because libgomp's workers do not survive it.
 int num_threads();
 void set_num_threads(int count);  // 0: back to the default
+
+// Holds num_threads() still on this thread while it lives: a call sizes its scratch by it, and must
+// find the same number when it runs.
+class PinnedThreads {
+ public:
+  PinnedThreads();
+  ~PinnedThreads();
+  PinnedThreads(const PinnedThreads&) = delete;
+  PinnedThreads& operator=(const PinnedThreads&) = delete;
+
+ private:
+  int before_;
+};
 
 // The smaller of the CPU affinity and the cgroup's CPU quota, rounded up.
 int available_cpus();

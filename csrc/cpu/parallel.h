@@ -1,5 +1,5 @@
-// How kernels use threads: core/threads.h for lambdas. Work is cut by shape alone, so that the
-// results are the same bits for any number of threads.
+// How kernels use threads: core/threads.h for lambdas. The order in which floats are summed depends on
+// the shape alone, so that the results are the same bits for any number of threads.
 #pragma once
 #include <cstdint>
 

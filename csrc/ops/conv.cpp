@@ -1,5 +1,7 @@
 #include "ops/conv.h"
 
+#include <algorithm>
+
 #include "core/errors.h"
 #include "core/isa.h"
 #include "cpu/table.h"
@@ -10,7 +12,7 @@ namespace {
 
 using ll = long long;
 
-void check_positive(const char* op, const char* name, const int64_t* values, int dims, int64_t least) {
+void check_at_least(const char* op, const char* name, const int64_t* values, int dims, int64_t least) {
   for (int d = 2 - dims; d < 2; ++d)
     if (values[d] < least)
       value_error("%s: %s is %lld, expected at least %lld", op, name, static_cast<ll>(values[d]),
@@ -23,13 +25,26 @@ struct Extent {
 };
 
 Extent extent(const char* op, const ConvOptions& o, int d, int64_t in, int64_t kernel) {
-  int64_t span = o.dilation[d] * (kernel - 1) + 1;
-  int64_t total = o.mode == Padding::same ? span - 1 : o.mode == Padding::numbers ? 2 * o.padding[d] : 0;
-  int64_t before = o.mode == Padding::same ? total / 2 : total / 2;
-  if (in + total < span)
-    value_error("%s: input has %s %lld (%lld with padding), smaller than the kernel's extent %lld", op,
-                d ? "width" : "height", static_cast<ll>(in), static_cast<ll>(in + total), static_cast<ll>(span));
-  return {(in + total - span) / o.stride[d] + 1, before};
+  using wide = __int128;  // options may be as large as their type
+  wide span = wide(o.dilation[d]) * (kernel - 1) + 1;
+  wide total = o.mode == Padding::same ? span - 1 : o.mode == Padding::numbers ? wide(2) * o.padding[d] : 0;
+  wide size = in + total < span ? 0 : (in + total - span) / o.stride[d] + 1;
+  constexpr wide most = INT64_MAX / 64;
+  if (size < 1)
+    value_error(
+        "%s: input has %s %lld, with its padding smaller than the extent of the kernel of %lld, dilated by %lld", op,
+        d ? "width" : "height", static_cast<ll>(in), static_cast<ll>(kernel), static_cast<ll>(o.dilation[d]));
+  if (size > most || total > most) value_error("%s: padding makes an output of more elements than memory has", op);
+  return {static_cast<int64_t>(size), static_cast<int64_t>(total / 2)};
+}
+
+// Refuses an output whose bytes no int64 can count.
+void check_output_size(const char* op, const ConvParams& p) {
+  __int128 bytes = 8;
+  for (int i = 0; i < p.ndim; ++i) bytes *= std::max<int64_t>(p.output_shape[i], 1);
+  if (bytes > INT64_MAX)
+    value_error("%s: the output of shape %s has more elements than memory can hold", op,
+                shape_text(p.output_shape, p.ndim).c_str());
 }
 
 }  // namespace
@@ -40,9 +55,9 @@ ConvParams conv_params(const char* op, int dims, const Array& input, const Array
   if (input.ndim != dims + 1 && input.ndim != dims + 2)
     value_error("%s: input has shape %s, expected %d dimensions, or %d without a batch", op, shape_text(input).c_str(),
                 dims + 2, dims + 1);
-  check_positive(op, "stride", o.stride, dims, 1);
-  check_positive(op, "dilation", o.dilation, dims, 1);
-  check_positive(op, "padding", o.padding, dims, 0);
+  check_at_least(op, "stride", o.stride, dims, 1);
+  check_at_least(op, "dilation", o.dilation, dims, 1);
+  check_at_least(op, "padding", o.padding, dims, 0);
   if (o.groups < 1) value_error("%s: groups is %lld, expected at least 1", op, static_cast<ll>(o.groups));
   if (o.mode == Padding::same)
     for (int d = 2 - dims; d < 2; ++d)
@@ -93,6 +108,7 @@ ConvParams conv_params(const char* op, int dims, const Array& input, const Array
   shape[p.ndim++] = p.out_channels;
   if (dims == 2) shape[p.ndim++] = p.out_h;
   shape[p.ndim++] = p.out_w;
+  check_output_size(op, p);
   return p;
 }
 

@@ -92,13 +92,18 @@ RnnParams rnn_params(const RnnArguments& a) {
   p.cell = a.cell;
   p.layers = a.layers;
   p.directions = a.directions;
-  int expected = (a.sequence ? 2 : 1) + (a.batched ? 1 : 0);
-  check_ndim(a.op, "input", *a.input, expected);
+  int unbatched = a.sequence ? 2 : 1;
+  if (a.input->ndim != unbatched + (a.batched ? 1 : 0))
+    value_error("%s: input has shape %s, expected %d dimensions, or %d without a batch", a.op,
+                shape_text(*a.input).c_str(), unbatched + 1, unbatched);
   const int64_t* shape = a.input->shape;
   p.steps = a.sequence ? *shape++ : 1;
   p.batch = a.batched ? *shape++ : 1;
   p.input_size = *shape;
 
+  if (a.layers > a.param_count)  // and no product below can overflow
+    value_error("%s: params has %lld arrays, too few for num_layers=%lld", a.op, static_cast<ll>(a.param_count),
+                static_cast<ll>(a.layers));
   int64_t parts = p.layers * p.directions;
   p.arrays_per_layer = a.sequence ? (a.param_count == 4 * parts ? 4 : 2) : 4;
   if (a.param_count != parts * p.arrays_per_layer)

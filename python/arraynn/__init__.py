@@ -23,7 +23,7 @@ from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .rnn import gru, gru_cell, lstm, lstm_cell
 
 if TYPE_CHECKING:
-    from . import layers, optim, reference
+    from . import cuda, layers, optim, reference
     from .io import load, save
     from .training import History, evaluate, fit, predict
 
@@ -38,6 +38,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "cross_entropy",
+    "cuda",
     "dropout",
     "evaluate",
     "fit",
@@ -75,7 +76,7 @@ _lazy = {
     "load": "io",
     "save": "io",
 }
-_lazy_modules = {"layers", "optim", "reference"}
+_lazy_modules = {"cuda", "layers", "optim", "reference"}
 
 
 def __getattr__(name: str) -> Any:

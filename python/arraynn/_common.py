@@ -13,31 +13,45 @@ Array: TypeAlias = NDArray[Any]
 IntOrPair: TypeAlias = int | Sequence[int]
 
 
+_limit = 2**63
+
+
+def _index(op: str, name: str, value: Any) -> int:
+    """Return an int that C++ can hold."""
+    number = index(value)
+    if not -_limit <= number < _limit:
+        raise ValueError(f"{op}: {name} is {value!r}, expected an int of at most 64 bits")
+    return number
+
+
 def spatial(op: str, name: str, value: Any, dims: int) -> tuple[int, ...]:
     """Return an int, or a sequence of `dims` ints (or of one, for all dimensions), as a tuple."""
-    if type(value) is int:
-        return (value,) * dims
     try:
         if isinstance(value, tuple | list):
-            sizes = tuple(map(index, value))
+            sizes = tuple([_index(op, name, size) for size in value])
             if len(sizes) == dims:
                 return sizes
             if len(sizes) == 1:
                 return sizes * dims
             raise ValueError(f"{op}: {name} is {value!r}, expected an int or {dims} of them")
-        return (index(value),) * dims
+        return (_index(op, name, value),) * dims
     except TypeError:
         raise TypeError(f"{op}: {name} is {value!r}, expected an int or a tuple of ints") from None
 
 
 def integer(op: str, name: str, value: Any) -> int:
     """Return an int, or say which argument is not one."""
-    if type(value) is int:
-        return value
     try:
-        return index(value)
+        return _index(op, name, value)
     except TypeError:
         raise TypeError(f"{op}: {name} is {value!r}, expected an int") from None
+
+
+def flag(op: str, name: str, value: Any) -> bool:
+    """Return a bool, or say which argument is not one."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{op}: {name} is {value!r}, expected True or False")
+    return bool(value)
 
 
 def number(op: str, name: str, value: Any) -> float:
@@ -45,8 +59,10 @@ def number(op: str, name: str, value: Any) -> float:
     if type(value) is float:
         return value
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{op}: {name} is {value!r}, expected a number") from None
 
 

@@ -25,6 +25,7 @@ def defvjp(op: Callable[..., Any], *names: str) -> Callable[[Callable[..., Any]]
     """
 
     def register(rule: Callable[..., Any]) -> Callable[..., Any]:
+        rule.__name__ = rule.__qualname__ = op.__name__  # for Python's own words on wrong arguments
         _rules[op] = _Rule(names, rule)
         return rule
 
@@ -113,7 +114,8 @@ def vjp(
         ``pullback(cotangent)`` takes what has the structure, shapes and dtypes of `out` (None
         stands for zero at any level, and for integer outputs) and returns a tuple with one
         gradient per differentiable argument, in signature order; None where the argument was
-        omitted or `wrt` left it out. It may be called again.
+        omitted or `wrt` left it out. It may be called again. Arguments and output must not be
+        changed before, since it may look at them again.
 
     Raises
     ------
@@ -128,6 +130,8 @@ def vjp(
     >>> dx, dweight, dbias = pullback(dy)
     """
     rule = _rule_of(op)
+    if "out" in kwargs:
+        raise TypeError("vjp: out is not taken; the pullback may need the output as it is")
     out, pull = rule.forward(_wanted(rule.names, wrt), *args, **kwargs)
     spec = _spec(out)
 

@@ -16,10 +16,10 @@ def cross_entropy(
     input: Array,
     target: Array,
     weight: Array | None = None,
+    *,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    *,
     out: Array | None = None,
 ) -> Array:
     """Compare logits with class indices or class probabilities, softmax included.
@@ -87,6 +87,7 @@ def _cross_entropy_vjp(
     input: Array,
     target: Array,
     weight: Array | None = None,
+    *,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,

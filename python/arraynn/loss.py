@@ -17,9 +17,9 @@ _op = "mse_loss"
 def mse_loss(
     input: Array,
     target: Array,
+    *,
     reduction: str = "mean",
     weight: Array | None = None,
-    *,
     out: Array | None = None,
 ) -> Array:
     """Square the errors: ``weight (input - target)**2``.
@@ -63,6 +63,7 @@ def _mse_loss_vjp(
     wanted: tuple[bool, ...],
     input: Array,
     target: Array,
+    *,
     reduction: str = "mean",
     weight: Array | None = None,
 ) -> tuple[Array, Callable[[Array], tuple[Any, ...]]]:

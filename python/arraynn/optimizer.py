@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import _core
-from ._common import Array, integer, number
+from ._common import Array, flag, integer, number
 
 
 def adam_step(
@@ -80,7 +80,7 @@ def adam_step(
         number(op, "betas", betas[1]),
         number(op, "eps", eps),
         number(op, "weight_decay", weight_decay),
-        decoupled,
+        flag(op, "decoupled", decoupled),
         number(op, "grad_scale", grad_scale),
     )
 
@@ -135,7 +135,7 @@ def sgd_step(
         number(op, "momentum", momentum),
         number(op, "dampening", dampening),
         number(op, "weight_decay", weight_decay),
-        nesterov,
+        flag(op, "nesterov", nesterov),
     )
 
 

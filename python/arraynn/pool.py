@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from . import _core
-from ._common import Array, IntOrPair, integer, spatial
+from ._common import Array, IntOrPair, flag, integer, spatial
 from ._vjp import defvjp
 
 _Pull: TypeAlias = Callable[[Any], tuple[Any, ...]]
@@ -82,7 +82,7 @@ def _max_options(
     return (
         *_window("max_pool2d", kernel_size, stride, padding),
         spatial("max_pool2d", "dilation", dilation, 2),
-        ceil_mode,
+        flag("max_pool2d", "ceil_mode", ceil_mode),
     )
 
 
@@ -141,7 +141,12 @@ def _average_options(
     op = "avg_pool2d"
     if divisor is not None:
         divisor = integer(op, "divisor_override", divisor)
-    return *_window(op, kernel_size, stride, padding), ceil_mode, count_include_pad, divisor
+    return (
+        *_window(op, kernel_size, stride, padding),
+        flag(op, "ceil_mode", ceil_mode),
+        flag(op, "count_include_pad", count_include_pad),
+        divisor,
+    )
 
 
 def adaptive_avg_pool2d(

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _core
-from ._common import Array, generator, gradient_like, integer, rng_key
+from ._common import Array, flag, generator, gradient_like, integer, rng_key
 from ._vjp import defvjp
 
 _Pull: TypeAlias = Callable[[Any], tuple[Any, ...]]
@@ -21,6 +21,8 @@ def _states(op: str, hx: Any) -> tuple[Any, Any]:
         return None, None
     if not isinstance(hx, tuple | list) or len(hx) != 2:
         raise TypeError(f"{op}: hx is {_kind(hx)}, expected a tuple (h, c)")
+    if hx[0] is None or hx[1] is None:
+        raise TypeError(f"{op}: hx holds None, expected a tuple (h, c) of arrays")
     return hx[0], hx[1]
 
 
@@ -204,15 +206,16 @@ class _Sequence:
             raise TypeError(f"{op}: dropout is {dropout!r}, expected a float from 0 to 1")
         if not 0 <= dropout <= 1:
             raise ValueError(f"{op}: dropout is {dropout}, expected 0 to 1")
-        rate = float(dropout) if training and layers > 1 else 0.0
+        rate = float(dropout) if flag(op, "training", training) and layers > 1 else 0.0
         keys: list[int] = []
-        if rate > 0:
+        if rate > 0 and len(params) >= 2 * layers:  # else the call is refused
             source = generator(op, rng)
             keys = [rng_key(op, source) for _ in range(layers - 1)]
-        self.swap = bool(batch_first) and isinstance(input, np.ndarray) and input.ndim == 3
+        both, batch_first = flag(op, "bidirectional", bidirectional), flag(op, "batch_first", batch_first)
+        self.swap = batch_first and isinstance(input, np.ndarray) and input.ndim == 3
         self.input = input.swapaxes(0, 1) if self.swap else input
         self.params = list(params)
-        self.options = (layers, bool(bidirectional), bool(batch_first), lengths, rate, keys)
+        self.options = (layers, both, batch_first, lengths, rate, keys)
 
 
 def lstm(

@@ -45,6 +45,15 @@ py::object converted(py::handle array, const py::dtype& dtype) {
   return array.attr("astype")(dtype, py::arg("order") = "K", py::arg("copy") = true);
 }
 
+py::dtype promoted(const char* op, const char* name, const py::dtype& so_far, const py::dtype& dtype) {
+  try {
+    return py::dtype::from_args(numpy("result_type")(so_far, dtype));
+  } catch (py::error_already_set&) {
+    type_error("%s: %s has dtype %s, which does not promote with %s; expected arrays of one 16-bit dtype", op, name,
+               py::cast<std::string>(py::str(dtype)).c_str(), py::cast<std::string>(py::str(so_far)).c_str());
+  }
+}
+
 // Recycled memory as an array's base: gives the block back when the last view dies.
 py::object owner_of(Block block) {
   auto* held = new Block(block);
@@ -190,7 +199,7 @@ DType Arguments::promote() {
     if (first)
       result_dtype_ = dtype;
     else if (!result_dtype_.is(dtype) && !result_dtype_.equal(dtype))
-      result_dtype_ = py::dtype::from_args(numpy("result_type")(result_dtype_, dtype));
+      result_dtype_ = promoted(op_, operand.name, result_dtype_, dtype);
     first = false;
   }
   rounds_ = result_dtype_.itemsize() == 2;

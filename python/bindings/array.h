@@ -10,6 +10,7 @@
 #include "core/array.h"
 #include "core/errors.h"
 #include "core/memory.h"
+#include "core/threads.h"
 
 namespace arraynn::python {
 
@@ -62,6 +63,7 @@ class Arguments {
     Array view;
     bool is_floating;
   };
+  PinnedThreads threads_;
   const char* op_;
   std::vector<Operand> operands_;
   DType dtype_ = DType::float32;

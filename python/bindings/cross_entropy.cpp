@@ -36,7 +36,7 @@ struct Call {
     args.make_layout(t, p.probabilities ? layout : Layout::contiguous);
     args.make_contiguous(w);
     args.make_contiguous(dy);
-    cross_entropy_labels(p, args[t].data, args[w].data);
+    without_gil([&] { cross_entropy_labels(p, args[t].data, args[w].data); });
   }
 };
 

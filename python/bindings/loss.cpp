@@ -22,7 +22,7 @@ struct Call {
     if (args.given(dy)) check_mse_cotangent(p, args[dy]);
     if (!is_dense(args[x])) args.make_contiguous(x);
     if (args.given(w)) args.make_like(w, args[x]);
-    mse_divisor(p, args[w].data);
+    without_gil([&] { mse_divisor(p, args[w].data); });
     for (size_t i : {x, t, w}) args.make_broadcast(i, p.shape, p.ndim);
     for (size_t i : {x, t, w, dy})
       if (args.given(i) && args[i].ndim == p.ndim) args.make_like(i, args[x]);

@@ -31,8 +31,9 @@ class Call {
     names_.reserve(count);
     for (size_t i = 0; i < count; ++i) {
       names_.push_back(o.sequence ? "params[" + std::to_string(i) + "]" : cell_names[i]);
-      first_.push_back(o.sequence ? args.floating(names_[i].c_str(), params[i])
-                                  : args.optional_floating(names_[i].c_str(), params[i]));
+      bool required = o.sequence || i < 2;  // a cell's biases may be left out one by one
+      first_.push_back(required ? args.floating(names_[i].c_str(), params[i])
+                                : args.optional_floating(names_[i].c_str(), params[i]));
     }
     size_t l = lengths.is_none() ? 0 : args.integer("lengths", lengths);
     args.promote();

@@ -117,8 +117,9 @@ Gather<T> backward_gather(const ConvParams& p, int64_t phase_y, int64_t phase_x,
 
 template <class T, class F>
 void for_phases(const ConvParams& p, const T* d_output, const T* weight, T* d_input, Tap* taps, const F& f) {
-  for (int64_t y = 0; y < p.stride_h; ++y)
-    for (int64_t x = 0; x < p.stride_w; ++x) f(backward_gather(p, y, x, d_output, weight, d_input, taps));
+  for (int64_t y = 0; y < std::min(p.stride_h, p.in_h); ++y)
+    for (int64_t x = 0; x < std::min(p.stride_w, p.in_w); ++x)
+      f(backward_gather(p, y, x, d_output, weight, d_input, taps));
 }
 
 // db[o] = sum of dy over images and pixels, in memory order; a task owns a channel, or a vector of them.

@@ -288,12 +288,16 @@ void channels_last_backward(const PoolParams& p, const T* dy, const uint8_t* tap
 
 // The places in the plane that a row's taps name; `channels` of them per window.
 void places_of(const PoolParams& p, int64_t oh, int64_t channels, const uint8_t* taps, int64_t* places) {
-  for (int64_t ow = 0; ow < p.columns.out; ++ow)
-    for (int64_t i = ow * channels; i < (ow + 1) * channels; ++i) {
-      Best<float> best;
-      if (taps[i] != no_tap) best = {0, taps[i] / p.columns.kernel, taps[i] % p.columns.kernel};
-      places[i] = place_of(p, best, oh, ow);
-    }
+  const PoolAxis &rows = p.rows, &columns = p.columns;
+  int64_t offset[no_tap];  // of each tap from the window's corner
+  for (int64_t r = 0; r < rows.kernel; ++r)
+    for (int64_t c = 0; c < columns.kernel; ++c)
+      offset[r * columns.kernel + c] = r * rows.dilation * columns.size + c * columns.dilation;
+  for (int64_t ow = 0; ow < columns.out; ++ow) {
+    int64_t corner = (oh * rows.stride - rows.padding) * columns.size + ow * columns.stride - columns.padding;
+    for (int64_t i = ow * channels; i < (ow + 1) * channels; ++i)
+      places[i] = taps[i] == no_tap ? -1 : corner + offset[taps[i]];
+  }
 }
 
 template <class T>
@@ -387,6 +391,10 @@ void max_pool_forward(const PoolParams& p, const void* input, void* output, void
     else
       for_rows(p.batch * p.channels, p.rows.out, cost, [&](int64_t i, int64_t begin, int64_t end) {
         for (int64_t oh = begin; oh < end; ++oh) contiguous_row(f, i, oh);
+      });
+    if (indices && f.places != indices)  // the taps are places themselves
+      parallel_chunks(p.batch * p.channels * p.rows.out * p.columns.out, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) indices[i] = f.places[i];
       });
   });
 }

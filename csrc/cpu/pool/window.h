@@ -55,7 +55,7 @@ struct Over {
 inline Over windows_over(const PoolAxis& a, int64_t i) {
   if (a.adaptive) return {i * a.out / a.size, ((i + 1) * a.out + a.size - 1) / a.size};
   int64_t at = i + a.padding, early = at - (a.kernel - 1) * a.dilation;
-  int64_t first = early <= 0 ? 0 : (early + a.stride - 1) / a.stride, last = at / a.stride + 1;
+  int64_t first = early <= 0 ? 0 : (early - 1) / a.stride + 1, last = at / a.stride + 1;
   return {first, last < a.out ? last : a.out};
 }
 // The same for the entry behind the one that `over` is for.

@@ -41,10 +41,10 @@ def cross_entropy(
     input: Array,
     target: Array,
     weight: Array | None = None,
+    *,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    *,
     out: Array | None = None,
 ) -> Array:
     """l = -sum over c of w[c] q[c] log softmax(x)[c] (torch.nn.functional.cross_entropy).
@@ -133,11 +133,19 @@ def _cross_entropy_vjp(
     input: Array,
     target: Array,
     weight: Array | None = None,
+    *,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> tuple[Array, Pull]:
-    out = cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+    out = cross_entropy(
+        input,
+        target,
+        weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
     loss = _spell(input, target, weight, ignore_index, label_smoothing)
     axis, dtype = 0 if input.ndim == 1 else 1, input.dtype
 

@@ -16,7 +16,7 @@ Pull = Callable[[Array], tuple[Array | None, ...]]
 def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array | None = None) -> Array:
     """y = x W^T + b over the last axis (torch.nn.functional.linear).
 
-    Input (..., in), weight (out, in) and bias (out,) give (..., out).
+    Input (..., in), weight (out, in) and bias (out,) give (..., out); weight (in,) and bias () give (...).
     """
     dtype = _check(input, weight, bias)
     y = wide(input) @ wide(weight).T
@@ -29,14 +29,14 @@ def _check(input: Any, weight: Any, bias: Any) -> np.dtype[Any]:
     op = "linear"
     if floating(op, "input", input).ndim == 0:
         raise ValueError(f"{op}: input must have at least 1 dimension, got shape ()")
-    floating(op, "weight", weight, (2,))
-    if input.shape[-1] != weight.shape[1]:
+    floating(op, "weight", weight, (1, 2))
+    if input.shape[-1] != weight.shape[-1]:
         raise ValueError(
             f"{op}: input of shape {input.shape} has {input.shape[-1]} features, "
-            f"but weight of shape {weight.shape} takes {weight.shape[1]}"
+            f"but weight of shape {weight.shape} takes {weight.shape[-1]}"
         )
     if bias is not None:
-        shaped(op, "bias", floating(op, "bias", bias), weight.shape[:1])
+        shaped(op, "bias", floating(op, "bias", bias), weight.shape[:-1])
     return result_dtype(op, input, weight, bias)
 
 
@@ -46,15 +46,15 @@ def _linear_vjp(
 ) -> tuple[Array, Pull]:
     out = linear(input, weight, bias)
     rows = int(np.prod(input.shape[:-1]))
-    x, w = wide(input).reshape(rows, input.shape[-1]), wide(weight)
+    x, w = wide(input).reshape(rows, input.shape[-1]), np.atleast_2d(wide(weight))
 
     def pull(dout: Array) -> tuple[Array | None, ...]:
         """dx = dy W, dW = dy^T x, db = the sum of dy over the rows."""
-        dy = wide(dout).reshape(rows, weight.shape[0])
+        dy = wide(dout).reshape(rows, w.shape[0])
         return (
             rounded((dy @ w).reshape(input.shape), input.dtype) if wanted[0] else None,
-            rounded(dy.T @ x, weight.dtype) if wanted[1] else None,
-            rounded(dy.sum(0), bias.dtype) if wanted[2] and bias is not None else None,
+            rounded((dy.T @ x).reshape(weight.shape), weight.dtype) if wanted[1] else None,
+            rounded(dy.sum(0).reshape(bias.shape), bias.dtype) if wanted[2] and bias is not None else None,
         )
 
     return out, pull

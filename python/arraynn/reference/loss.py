@@ -25,9 +25,9 @@ Pull = Callable[[Array], tuple[Array | None, ...]]
 def mse_loss(
     input: Array,
     target: Array,
+    *,
     reduction: str = "mean",
     weight: Array | None = None,
-    *,
     out: Array | None = None,
 ) -> Array:
     """l = w (x - t)**2, as it is, summed, or averaged (torch.nn.functional.mse_loss).
@@ -71,10 +71,11 @@ def _mse_loss_vjp(
     wanted: tuple[bool, ...],
     input: Array,
     target: Array,
+    *,
     reduction: str = "mean",
     weight: Array | None = None,
 ) -> tuple[Array, Pull]:
-    out = mse_loss(input, target, reduction, weight)
+    out = mse_loss(input, target, reduction=reduction, weight=weight)
     error = wide(input) - wide(target)
 
     def pull(dout: Array) -> tuple[Array | None, ...]:
