@@ -26,6 +26,8 @@ def _index(op: str, name: str, value: Any) -> int:
 
 def spatial(op: str, name: str, value: Any, dims: int) -> tuple[int, ...]:
     """Return an int, or a sequence of `dims` ints (or of one, for all dimensions), as a tuple."""
+    if type(value) is int and -_limit <= value < _limit:
+        return (value,) * dims
     try:
         if isinstance(value, tuple | list):
             sizes = tuple([_index(op, name, size) for size in value])
@@ -41,6 +43,8 @@ def spatial(op: str, name: str, value: Any, dims: int) -> tuple[int, ...]:
 
 def integer(op: str, name: str, value: Any) -> int:
     """Return an int, or say which argument is not one."""
+    if type(value) is int and -_limit <= value < _limit:
+        return value
     try:
         return _index(op, name, value)
     except TypeError:
