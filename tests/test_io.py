@@ -9,6 +9,8 @@ import arraynn as ann
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.torch as safetensors_torch
+import torch
 from arraynn.layers import LSTM, Conv2d, Flatten, LastStep, Linear, Sequential
 
 
@@ -68,8 +70,6 @@ def test_big_endian_arrays_are_saved_by_value(tmp_path):
 
 
 def test_pytorch_reads_and_writes_the_same_files(tmp_path):
-    torch = pytest.importorskip("torch")
-    safetensors_torch = pytest.importorskip("safetensors.torch")
     ours = Sequential(Conv2d(1, 2, 3), Flatten(), Linear(32, 2))
     theirs = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(32, 2))
     safetensors_torch.save_model(theirs, str(tmp_path / "theirs.safetensors"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import arraynn as ann
 import numpy as np
 import pytest
+import torch
 from arraynn import layers
 
 rng = np.random.default_rng(0)
@@ -80,14 +81,12 @@ FREE = [
 
 @pytest.mark.parametrize(("name", "args", "options", "shape"), PLAIN)
 def test_layer_with_parameters_is_pytorchs(name, args, options, shape):
-    torch = pytest.importorskip("torch")
     ours = getattr(layers, name)(*args, **options, **F64)
     compare(torch, ours, getattr(torch.nn, name)(*args, **options, dtype=torch.float64), draw(*shape))
 
 
 @pytest.mark.parametrize(("name", "args", "options", "shape"), FREE)
 def test_layer_without_parameters_is_pytorchs(name, args, options, shape):
-    torch = pytest.importorskip("torch")
     compare(
         torch,
         getattr(layers, name)(*args, **options),
@@ -107,7 +106,6 @@ def test_layer_without_parameters_is_pytorchs(name, args, options, shape):
     ],
 )
 def test_recurrent_layer_is_pytorchs(name, with_hx, options):
-    torch = pytest.importorskip("torch")
     ours = getattr(layers, name)(3, 4, **options, **F64)
     theirs = getattr(torch.nn, name)(3, 4, **options, dtype=torch.float64)
     states = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
@@ -119,7 +117,6 @@ def test_recurrent_layer_is_pytorchs(name, with_hx, options):
 @pytest.mark.parametrize("name", ["LSTMCell", "GRUCell"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_recurrent_cell_is_pytorchs(name, bias):
-    torch = pytest.importorskip("torch")
     h = (draw(2, 4), draw(2, 4)) if name == "LSTMCell" else draw(2, 4)
     theirs = getattr(torch.nn, name)(3, 4, bias, dtype=torch.float64)
     compare(torch, getattr(layers, name)(3, 4, bias, **F64), theirs, draw(2, 3), h)
@@ -158,7 +155,6 @@ def small_cnn(rng=0, dtype=np.float64):
 
 
 def test_sequential_is_pytorchs():
-    torch = pytest.importorskip("torch")
     nn = torch.nn
     theirs = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5)
@@ -277,7 +273,6 @@ def test_last_step_follows_lengths_and_directions():
 
 
 def test_each_step_is_the_output():
-    torch = pytest.importorskip("torch")
     nn = torch.nn
     ours = layers.Sequential(layers.GRU(3, 4, **F64), layers.EachStep(), layers.Linear(4, 2, **F64))
     gru, linear = nn.GRU(3, 4, dtype=torch.float64), nn.Linear(4, 2, dtype=torch.float64)
@@ -339,7 +334,6 @@ def test_state_dict_is_a_copy():
 
 
 def test_load_state_dict_takes_other_dtypes():
-    torch = pytest.importorskip("torch")
     layer = layers.Linear(3, 2)
     weight, bias = torch.randn(2, 3, dtype=torch.bfloat16), torch.randn(2, dtype=torch.float64)
     layer.load_state_dict({"weight": weight, "bias": torch.nn.Parameter(bias)})
@@ -408,7 +402,6 @@ REPRS = [
 
 @pytest.mark.parametrize(("name", "args", "options"), REPRS)
 def test_repr_is_pytorchs(name, args, options):
-    torch = pytest.importorskip("torch")
     assert repr(getattr(layers, name)(*args, **options)) == repr(getattr(torch.nn, name)(*args, **options))
 
 

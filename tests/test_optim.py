@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from arraynn import optim
 from arraynn.layers import Parameter
 
@@ -38,7 +39,6 @@ def gradients(steps, seed=1):
 @pytest.mark.parametrize("skip", [False, True], ids=["every", "some"])
 def test_steps_are_pytorchs(name, options, skip):
     """`skip`: one parameter has no gradient in the first two steps."""
-    torch = pytest.importorskip("torch")
     ours = make()
     theirs = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in ours]
     optimizer, expected = getattr(optim, name)(ours, **options), getattr(torch.optim, name)(theirs, **options)

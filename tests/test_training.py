@@ -10,6 +10,7 @@ import arraynn as ann
 import numpy as np
 import pytest
 from arraynn.layers import Dropout, Linear, ReLU, Sequential
+from sklearn import metrics
 
 QUIET = {"progress": False}
 
@@ -134,7 +135,6 @@ def test_metrics_get_classes_or_outputs():
 
 
 def test_metrics_of_scikit_learn():
-    metrics = pytest.importorskip("sklearn.metrics")
     macro = functools.partial(metrics.f1_score, average="macro")
     _, history = run(metrics=["accuracy", metrics.accuracy_score, macro])
     assert history["accuracy"] == history["accuracy_score"]
