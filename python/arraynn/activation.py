@@ -36,7 +36,7 @@ def relu(input: Array, *, out: Array | None = None) -> Array:
 
 
 def sigmoid(input: Array, *, out: Array | None = None) -> Array:
-    """Apply ``1 / (1 + exp(-x))`` element by element, to within 2 ulp.
+    """Apply ``1 / (1 + exp(-x))`` element by element, to within 2.5 ulp.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def sigmoid(input: Array, *, out: Array | None = None) -> Array:
 
 
 def tanh(input: Array, *, out: Array | None = None) -> Array:
-    """Apply the hyperbolic tangent element by element, to within 2 ulp.
+    """Apply the hyperbolic tangent element by element, to within 2.5 ulp.
 
     Parameters
     ----------
