@@ -1,6 +1,6 @@
 // exp, sigmoid and tanh on vectors, float and double, over the whole range (subnormals, inf, NaN).
 // In float, over every 61st bit pattern, sigmoid is within 2.31 ulp of the exact value and tanh within
-// 2.49, both at a few points beyond 2 (tanh for 3 < |x| < 7, where -t / (2 + t) loses a little).
+// 2.49, both at a few points beyond 2; the worst of tanh lie near |x| = 4, where -t / (2 + t) loses a little.
 //
 // exp(x) = 2^n exp(r), n = nearest(x / ln 2), |r| <= ln(2)/2, and r is exact but for its last
 // rounding because n * ln2_hi is exact (Cody and Waite, Software Manual for the Elementary
