@@ -48,7 +48,30 @@ const char* dtype_name(DType dtype) {
   switch (dtype) {
     case DType::float32: return "float32";
     case DType::float64: return "float64";
-    default: return "int64";
+    case DType::int64: return "int64";
+    case DType::float16: return "float16";
+    case DType::bfloat16: return "bfloat16";
+    case DType::int32: return "int32";
+    case DType::int16: return "int16";
+    case DType::int8: return "int8";
+    case DType::uint64: return "uint64";
+    case DType::uint32: return "uint32";
+    case DType::uint16: return "uint16";
+    default: return "uint8";
+  }
+}
+
+int64_t item_size(DType dtype) {
+  switch (dtype) {
+    case DType::float64:
+    case DType::int64:
+    case DType::uint64: return 8;
+    case DType::float32:
+    case DType::int32:
+    case DType::uint32: return 4;
+    case DType::int8:
+    case DType::uint8: return 1;
+    default: return 2;
   }
 }
 

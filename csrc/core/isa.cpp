@@ -62,6 +62,6 @@ const Isa& current_isa() {
 
 void set_isa(const std::string& name) { chosen.store(&find(name), std::memory_order_release); }
 
-const KernelTable& cpu() { return *current_isa().table; }
+const CpuTable& cpu() { return *current_isa().table; }
 
 }  // namespace arraynn

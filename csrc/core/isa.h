@@ -5,12 +5,12 @@
 
 namespace arraynn {
 
-struct KernelTable;  // cpu/table.h
+struct CpuTable;  // cpu/table.h
 
 struct Isa {
   const char* name;
   bool supported;  // by this machine and its operating system
-  const KernelTable* table;
+  const CpuTable* table;
 };
 
 // Compiled instruction sets, the plainest first.
@@ -21,6 +21,6 @@ const Isa& current_isa();
 void set_isa(const std::string& name);
 
 // The kernels of the current instruction set.
-const KernelTable& cpu();
+const CpuTable& cpu();
 
 }  // namespace arraynn

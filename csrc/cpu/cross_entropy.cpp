@@ -415,7 +415,7 @@ double run(const Call<T>& c) {
 
 }  // namespace
 
-LabelSummary cross_entropy_labels(const CrossEntropyParams& p, const void* labels, const void* weight) {
+LabelSummary cross_entropy_labels(const CrossEntropyParams& p, const void* labels, const void* weight, void*) {
   const int64_t* label = static_cast<const int64_t*>(labels);
   int64_t count = p.outer * p.inner;
   auto classes = static_cast<uint64_t>(p.classes);
@@ -427,8 +427,8 @@ LabelSummary cross_entropy_labels(const CrossEntropyParams& p, const void* label
   });
   if (bad > 0)
     for (int64_t i = 0; i < count; ++i)
-      if (static_cast<uint64_t>(label[i]) >= classes && label[i] != p.ignore_index) return {i, 0};
-  LabelSummary summary{-1, 0};
+      if (static_cast<uint64_t>(label[i]) >= classes && label[i] != p.ignore_index) return {label[i], true, 0};
+  LabelSummary summary{0, false, 0};
   if (p.reduction != Reduction::mean) return summary;
   dispatch_float(p.dtype, [&](auto zero) {
     const auto* w = static_cast<const decltype(zero)*>(weight);
@@ -445,7 +445,7 @@ LabelSummary cross_entropy_labels(const CrossEntropyParams& p, const void* label
 }
 
 void cross_entropy_forward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight,
-                           void* output, void* d_input) {
+                           void* output, void* d_input, void*) {
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     Call<T> c = call_of<T>(p, input, target, weight);
@@ -462,9 +462,10 @@ void cross_entropy_forward(const CrossEntropyParams& p, const void* input, const
 }
 
 void cross_entropy_backward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight,
-                            const void* cotangent, void* d_input) {
+                            const void* cotangent, void* d_input, bool unit, void*) {
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
+    if (unit && *static_cast<const T*>(cotangent) == T(1)) return;
     Call<T> c = call_of<T>(p, input, target, weight);
     c.dx = static_cast<T*>(d_input);
     c.cotangent = static_cast<const T*>(cotangent);

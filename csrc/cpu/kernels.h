@@ -6,7 +6,9 @@
 namespace arraynn::cpu::ARRAYNN_ISA {
 
 #define ARRAYNN_KERNEL(result, name, parameters) result name parameters;
+#define ARRAYNN_CPU_KERNEL ARRAYNN_KERNEL
 #include "cpu/kernels.def"
 #undef ARRAYNN_KERNEL
+#undef ARRAYNN_CPU_KERNEL
 
 }  // namespace arraynn::cpu::ARRAYNN_ISA

@@ -95,7 +95,7 @@ void sgd_step(const SgdParams& p, const TensorChunk* chunks, const int64_t* firs
   });
 }
 
-double sum_of_squares(const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
+double sum_of_squares(const Place&, const TensorChunk* chunks, const int64_t* first, int64_t tasks, void*) {
   return parallel_sum(tasks, 1, [&](int64_t begin, int64_t end) {
     double total = 0;
     for (int64_t task = begin; task < end; ++task)
@@ -105,7 +105,7 @@ double sum_of_squares(const TensorChunk* chunks, const int64_t* first, int64_t t
   });
 }
 
-void scale_chunks(double factor, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
+void scale_chunks(const Place&, double factor, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
   parallel_for(tasks, [&](int64_t task, int) {
     for_chunks(chunks, first, task, [&](const TensorChunk& chunk, auto zero) {
       using T = decltype(zero);

@@ -7,10 +7,19 @@
 
 namespace arraynn {
 
-extern const KernelTable ARRAYNN_JOIN(table_, ARRAYNN_ISA) = {
+extern const CpuTable ARRAYNN_JOIN(table_, ARRAYNN_ISA) = {
+    {
 #define ARRAYNN_KERNEL(result, name, parameters) cpu::ARRAYNN_ISA::name,
+#define ARRAYNN_CPU_KERNEL(result, name, parameters)
 #include "cpu/kernels.def"
 #undef ARRAYNN_KERNEL
+#undef ARRAYNN_CPU_KERNEL
+    },
+#define ARRAYNN_KERNEL(result, name, parameters)
+#define ARRAYNN_CPU_KERNEL(result, name, parameters) cpu::ARRAYNN_ISA::name,
+#include "cpu/kernels.def"
+#undef ARRAYNN_KERNEL
+#undef ARRAYNN_CPU_KERNEL
 };
 
 }  // namespace arraynn

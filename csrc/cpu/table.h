@@ -18,10 +18,20 @@ namespace arraynn {
 
 struct KernelTable {
 #define ARRAYNN_KERNEL(result, name, parameters) result(*name) parameters;
+#define ARRAYNN_CPU_KERNEL(result, name, parameters)
 #include "cpu/kernels.def"
 #undef ARRAYNN_KERNEL
+#undef ARRAYNN_CPU_KERNEL
 };
 
-extern const KernelTable table_baseline, table_avx2, table_avx512;
+struct CpuTable : KernelTable {
+#define ARRAYNN_KERNEL(result, name, parameters)
+#define ARRAYNN_CPU_KERNEL(result, name, parameters) result(*name) parameters;
+#include "cpu/kernels.def"
+#undef ARRAYNN_KERNEL
+#undef ARRAYNN_CPU_KERNEL
+};
+
+extern const CpuTable table_baseline, table_avx2, table_avx512;
 
 }  // namespace arraynn

@@ -2,20 +2,22 @@
 
 #include <cstring>
 
+#include "core/backend.h"
 #include "core/errors.h"
-#include "core/isa.h"
 #include "cpu/table.h"
 
 namespace arraynn {
 
 ActivationParams activation_params(Activation function, const Array& input) {
-  return {input.dtype, function, element_count(input)};
+  return {input.dtype, input.place, function, element_count(input)};
 }
 
-void activation_forward(const ActivationParams& p, const void* x, void* y) { cpu().activation_forward(p, x, y); }
+void activation_forward(const ActivationParams& p, const void* x, void* y) {
+  kernels(p.place).activation_forward(p, x, y);
+}
 
 void activation_backward(const ActivationParams& p, const void* y, const void* dy, void* dx) {
-  cpu().activation_backward(p, y, dy, dx);
+  kernels(p.place).activation_backward(p, y, dy, dx);
 }
 
 SoftmaxParams softmax_params(const char* op, const Array& input, int64_t axis) {
@@ -24,15 +26,15 @@ SoftmaxParams softmax_params(const char* op, const Array& input, int64_t axis) {
     value_error("%s: axis is %lld, expected -%lld to %lld for an input of shape %s", op, static_cast<long long>(axis),
                 static_cast<long long>(dims), static_cast<long long>(dims - 1), shape_text(input).c_str());
   if (axis < 0) axis += dims;
-  SoftmaxParams p{input.dtype, std::strcmp(op, "log_softmax") == 0, 1, 1, 1};
+  SoftmaxParams p{input.dtype, input.place, std::strcmp(op, "log_softmax") == 0, 1, 1, 1};
   for (int i = 0; i < input.ndim; ++i) (i < axis ? p.outer : i == axis ? p.size : p.inner) *= input.shape[i];
   return p;
 }
 
-void softmax_forward(const SoftmaxParams& p, const void* x, void* y) { cpu().softmax_forward(p, x, y); }
+void softmax_forward(const SoftmaxParams& p, const void* x, void* y) { kernels(p.place).softmax_forward(p, x, y); }
 
 void softmax_backward(const SoftmaxParams& p, const void* y, const void* dy, void* dx) {
-  cpu().softmax_backward(p, y, dy, dx);
+  kernels(p.place).softmax_backward(p, y, dy, dx);
 }
 
 }  // namespace arraynn

@@ -12,6 +12,7 @@ enum class Activation : int { relu, sigmoid, tanh };
 
 struct ActivationParams {
   DType dtype;
+  Place place;
   Activation function;
   int64_t count;
 };
@@ -19,6 +20,7 @@ struct ActivationParams {
 // The array as outer x size x inner, `size` being the axis.
 struct SoftmaxParams {
   DType dtype;
+  Place place;
   bool log;
   int64_t outer, size, inner;
 };

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "core/backend.h"
 #include "core/errors.h"
-#include "core/isa.h"
 #include "cpu/table.h"
 
 namespace arraynn {
@@ -68,6 +68,7 @@ ConvParams conv_params(const char* op, int dims, const Array& input, const Array
   const int64_t* sizes = input.shape + batched;
   ConvParams p{};
   p.dtype = input.dtype;
+  p.place = input.place;
   p.layout = layout;
   p.batch = batched ? input.shape[0] : 1;
   p.in_channels = sizes[0];
@@ -120,22 +121,22 @@ void check_conv_cotangent(const char* op, const ConvParams& p, const Array& d_ou
                 shape_text(p.output_shape, p.ndim).c_str());
 }
 
-size_t conv_forward_scratch(const ConvParams& p) { return cpu().conv_forward_scratch(p); }
-size_t conv_backward_input_scratch(const ConvParams& p) { return cpu().conv_backward_input_scratch(p); }
-size_t conv_backward_weight_scratch(const ConvParams& p) { return cpu().conv_backward_weight_scratch(p); }
+size_t conv_forward_scratch(const ConvParams& p) { return kernels(p.place).conv_forward_scratch(p); }
+size_t conv_backward_input_scratch(const ConvParams& p) { return kernels(p.place).conv_backward_input_scratch(p); }
+size_t conv_backward_weight_scratch(const ConvParams& p) { return kernels(p.place).conv_backward_weight_scratch(p); }
 
 void conv_forward(const ConvParams& p, const void* input, const void* weight, const void* bias, void* output,
                   void* scratch) {
-  cpu().conv_forward(p, input, weight, bias, output, scratch);
+  kernels(p.place).conv_forward(p, input, weight, bias, output, scratch);
 }
 
 void conv_backward_input(const ConvParams& p, const void* d_output, const void* weight, void* d_input, void* scratch) {
-  cpu().conv_backward_input(p, d_output, weight, d_input, scratch);
+  kernels(p.place).conv_backward_input(p, d_output, weight, d_input, scratch);
 }
 
 void conv_backward_weight(const ConvParams& p, const void* d_output, const void* input, void* d_weight, void* d_bias,
                           void* scratch) {
-  cpu().conv_backward_weight(p, d_output, input, d_weight, d_bias, scratch);
+  kernels(p.place).conv_backward_weight(p, d_output, input, d_weight, d_bias, scratch);
 }
 
 }  // namespace arraynn

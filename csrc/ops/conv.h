@@ -13,6 +13,7 @@ namespace arraynn {
 
 struct ConvParams {
   DType dtype;
+  Place place;
   Layout layout;
   int64_t batch, in_channels, out_channels, groups;
   int64_t in_h, in_w, out_h, out_w;

@@ -1,7 +1,7 @@
 #include "ops/cross_entropy.h"
 
+#include "core/backend.h"
 #include "core/errors.h"
-#include "core/isa.h"
 #include "cpu/table.h"
 
 namespace arraynn {
@@ -30,6 +30,7 @@ CrossEntropyParams cross_entropy_params(const Array& input, const Array& target,
   int axis = input.ndim == 1 ? 0 : 1;
   CrossEntropyParams p{};
   p.dtype = input.dtype;
+  p.place = input.place;
   p.reduction = reduction;
   p.probabilities = target.dtype != DType::int64;
   p.outer = axis == 1 ? input.shape[0] : 1;
@@ -56,13 +57,13 @@ CrossEntropyParams cross_entropy_params(const Array& input, const Array& target,
   return p;
 }
 
-void cross_entropy_labels(CrossEntropyParams& p, const void* target, const void* weight) {
-  if (p.probabilities) return;
-  LabelSummary summary = cpu().cross_entropy_labels(p, target, weight);
-  if (summary.first_bad >= 0)
+void cross_entropy_labels(CrossEntropyParams& p, const void* target, const void* weight, void* scratch) {
+  if (p.probabilities || (p.place.on_device() && !p.place.checks)) return;
+  LabelSummary summary = kernels(p.place).cross_entropy_labels(p, target, weight, scratch);
+  if (summary.is_bad)
     value_error("%s: target holds %lld, expected 0 to %lld or ignore_index=%lld", op,
-                static_cast<long long>(static_cast<const int64_t*>(target)[summary.first_bad]),
-                static_cast<long long>(p.classes - 1), static_cast<long long>(p.ignore_index));
+                static_cast<long long>(summary.bad), static_cast<long long>(p.classes - 1),
+                static_cast<long long>(p.ignore_index));
   p.divisor = summary.weight;
 }
 
@@ -76,13 +77,13 @@ void check_cross_entropy_cotangent(const CrossEntropyParams& p, const Array& cot
 }
 
 void cross_entropy_forward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight,
-                           void* output, void* d_input) {
-  cpu().cross_entropy_forward(p, input, target, weight, output, d_input);
+                           void* output, void* d_input, void* scratch) {
+  kernels(p.place).cross_entropy_forward(p, input, target, weight, output, d_input, scratch);
 }
 
 void cross_entropy_backward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight,
-                            const void* cotangent, void* d_input) {
-  cpu().cross_entropy_backward(p, input, target, weight, cotangent, d_input);
+                            const void* cotangent, void* d_input, bool unit, void* scratch) {
+  kernels(p.place).cross_entropy_backward(p, input, target, weight, cotangent, d_input, unit, scratch);
 }
 
 }  // namespace arraynn

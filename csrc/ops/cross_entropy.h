@@ -16,6 +16,7 @@ namespace arraynn {
 
 struct CrossEntropyParams {
   DType dtype;
+  Place place;
   Reduction reduction;
   bool probabilities;  // what the target holds
   int64_t outer, classes, inner;
@@ -30,19 +31,24 @@ struct CrossEntropyParams {
 CrossEntropyParams cross_entropy_params(const Array& input, const Array& target, const Array* weight,
                                         int64_t ignore_index, Reduction reduction, double smoothing, Layout layout);
 // Refuses labels out of range and computes the divisor. To be called before anything is computed.
-void cross_entropy_labels(CrossEntropyParams& p, const void* target, const void* weight);
+// On a device, whose values the host cannot see without waiting, it does so only where the place asks
+// for checks; the kernels compute the divisor themselves, and a bad label makes loss and gradient NaN.
+// scratch: reduction_scratch(p.place) bytes, on a device.
+void cross_entropy_labels(CrossEntropyParams& p, const void* target, const void* weight, void* scratch);
 // Refuses a cotangent that is not of the output's shape.
 void check_cross_entropy_cotangent(const CrossEntropyParams& p, const Array& cotangent);
 
-// weight may be null; d_input may be null: not wanted.
+// weight may be null; d_input may be null: not wanted. scratch: reduction_scratch(p.place) bytes.
 void cross_entropy_forward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight,
-                           void* output, void* d_input);
+                           void* output, void* d_input, void* scratch);
+// unit: d_input holds the gradient for a cotangent of one, as forward left it.
 void cross_entropy_backward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight,
-                            const void* cotangent, void* d_input);
+                            const void* cotangent, void* d_input, bool unit, void* scratch);
 
-// The labels of one call: where the first one out of range lies (-1: nowhere), and what they count.
+// The labels of one call: the first one out of range, if there is one, and what they count.
 struct LabelSummary {
-  int64_t first_bad;
+  int64_t bad;
+  bool is_bad;
   double weight;
 };
 

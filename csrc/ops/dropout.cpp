@@ -2,15 +2,15 @@
 
 #include <algorithm>
 
+#include "core/backend.h"
 #include "core/errors.h"
-#include "core/isa.h"
 #include "cpu/table.h"
 
 namespace arraynn {
 
 DropoutParams dropout_params(const Array& input, double p, uint64_t key) {
   if (!(p >= 0 && p <= 1)) value_error("dropout: p is %g, expected 0 to 1", p);
-  DropoutParams params{input.dtype, element_count(input), key, p};
+  DropoutParams params{input.dtype, input.place, element_count(input), key, p};
   int axes[max_dims];
   int64_t step[max_dims], next = 1;
   for (int i = input.ndim - 1; i >= 0; --i) {
@@ -35,6 +35,6 @@ DropoutParams dropout_params(const Array& input, double p, uint64_t key) {
   return params;
 }
 
-void dropout_forward(const DropoutParams& p, const void* x, void* y) { cpu().dropout_forward(p, x, y); }
+void dropout_forward(const DropoutParams& p, const void* x, void* y) { kernels(p.place).dropout_forward(p, x, y); }
 
 }  // namespace arraynn

@@ -10,6 +10,7 @@ namespace arraynn {
 
 struct DropoutParams {
   DType dtype;
+  Place place;
   int64_t count;
   uint64_t key;
   double p;

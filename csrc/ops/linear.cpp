@@ -1,7 +1,7 @@
 #include "ops/linear.h"
 
+#include "core/backend.h"
 #include "core/errors.h"
-#include "core/isa.h"
 #include "cpu/table.h"
 
 namespace arraynn {
@@ -16,6 +16,7 @@ LinearParams linear_params(const Array& input, const Array& weight, const Array*
   if (bias) check_shape("linear", "bias", *bias, {weight.shape[0]});
   LinearParams p{};
   p.dtype = input.dtype;
+  p.place = input.place;
   p.rows = 1;
   p.in_features = features;
   p.out_features = weight.shape[0];
@@ -35,21 +36,21 @@ void check_linear_cotangent(const LinearParams& p, const Array& d_output) {
                 shape_text(p.output_shape, p.ndim).c_str());
 }
 
-size_t linear_scratch(const LinearParams& p) { return cpu().linear_scratch(p); }
+size_t linear_scratch(const LinearParams& p) { return kernels(p.place).linear_scratch(p); }
 
 void linear_forward(const LinearParams& p, const void* input, const void* weight, const void* bias, void* output,
                     void* scratch) {
-  cpu().linear_forward(p, input, weight, bias, output, scratch);
+  kernels(p.place).linear_forward(p, input, weight, bias, output, scratch);
 }
 
 void linear_backward_input(const LinearParams& p, const void* d_output, const void* weight, void* d_input,
                            void* scratch) {
-  cpu().linear_backward_input(p, d_output, weight, d_input, scratch);
+  kernels(p.place).linear_backward_input(p, d_output, weight, d_input, scratch);
 }
 
 void linear_backward_weight(const LinearParams& p, const void* d_output, const void* input, void* d_weight,
                             void* d_bias, void* scratch) {
-  cpu().linear_backward_weight(p, d_output, input, d_weight, d_bias, scratch);
+  kernels(p.place).linear_backward_weight(p, d_output, input, d_weight, d_bias, scratch);
 }
 
 }  // namespace arraynn

@@ -10,6 +10,7 @@ namespace arraynn {
 
 struct LinearParams {
   DType dtype;
+  Place place;
   int64_t rows, in_features, out_features;
   int64_t w_out, w_in;
   int ndim;  // of the output

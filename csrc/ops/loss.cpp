@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/backend.h"
 #include "core/errors.h"
 #include "core/isa.h"
 #include "cpu/table.h"
@@ -11,6 +12,7 @@ namespace arraynn {
 MseParams mse_params(const Array& input, const Array& target, const Array* weight, Reduction reduction) {
   MseParams p{};
   p.dtype = input.dtype;
+  p.place = input.place;
   p.reduction = reduction;
   p.ndim = std::max(input.ndim, target.ndim);
   p.count = 1;
@@ -31,7 +33,7 @@ MseParams mse_params(const Array& input, const Array& target, const Array* weigh
 }
 
 void mse_divisor(MseParams& p, const void* weight) {
-  if (weight && p.reduction == Reduction::mean) p.divisor = cpu().mse_divisor(p, weight);
+  if (weight && p.reduction == Reduction::mean && !p.place.on_device()) p.divisor = cpu().mse_divisor(p, weight);
 }
 
 void check_mse_cotangent(const MseParams& p, const Array& cotangent) {
@@ -44,13 +46,13 @@ void check_mse_cotangent(const MseParams& p, const Array& cotangent) {
 }
 
 void mse_forward(const MseParams& p, const void* input, const void* target, const void* weight, void* output,
-                 void* d_input) {
-  cpu().mse_forward(p, input, target, weight, output, d_input);
+                 void* d_input, void* scratch) {
+  kernels(p.place).mse_forward(p, input, target, weight, output, d_input, scratch);
 }
 
 void mse_backward(const MseParams& p, const void* input, const void* target, const void* weight, const void* cotangent,
-                  void* d_input) {
-  cpu().mse_backward(p, input, target, weight, cotangent, d_input);
+                  void* d_input, bool unit, void* scratch) {
+  kernels(p.place).mse_backward(p, input, target, weight, cotangent, d_input, unit, scratch);
 }
 
 }  // namespace arraynn

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/backend.h"
 #include "core/errors.h"
-#include "core/isa.h"
 #include "cpu/table.h"
 
 namespace arraynn {
@@ -16,17 +16,19 @@ constexpr int64_t chunk_elements = 16 << 10;
 }  // namespace
 
 void ChunkTable::add(DType dtype, int64_t count, void* const* data, int arrays) {
-  int64_t size = dtype == DType::float32 ? 4 : 8;
-  for (int64_t begin = 0; begin < count; begin += chunk_elements) {
-    TensorChunk chunk{dtype, std::min(chunk_elements, count - begin), {}};
+  int64_t size = item_size(dtype);
+  int64_t most = place.on_device() ? INT64_MAX : chunk_elements;  // a device's kernels cut tensors themselves
+  for (int64_t begin = 0; begin < count;) {
+    TensorChunk chunk{dtype, std::min(most, count - begin), {}};
     for (int i = 0; i < arrays; ++i)
       if (data[i]) chunk.data[i] = static_cast<char*>(data[i]) + begin * size;
-    if (first.empty() || filled_ + chunk.count > chunk_elements) {
+    if (first.empty() || filled_ > most - chunk.count) {
       first.push_back(static_cast<int64_t>(chunks.size()));
       filled_ = 0;
     }
     filled_ += chunk.count;
     chunks.push_back(chunk);
+    begin += chunk.count;
   }
 }
 
@@ -36,7 +38,7 @@ AdamParams adam_params(const AdamOptions& o) {
   if (o.step < 1) value_error("adam_step: step is %lld, expected at least 1", static_cast<long long>(o.step));
   if (!(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1))
     value_error("adam_step: betas is (%g, %g), expected two numbers of at least 0 and less than 1", o.beta1, o.beta2);
-  AdamParams p{o.beta1, o.beta2, o.eps, o.grad_scale, 0, 0, 0, 1};
+  AdamParams p{o.place, o.beta1, o.beta2, o.eps, o.grad_scale, 0, 0, 0, 1};
   double step = static_cast<double>(o.step);
   p.size = o.lr / (1 - std::pow(o.beta1, step));
   p.root = std::sqrt(1 - std::pow(o.beta2, step));
@@ -53,15 +55,16 @@ void check_sgd(const SgdParams& p, bool buffers) {
 }
 
 void adam_step(const AdamParams& p, const ChunkTable& table) {
-  cpu().adam_step(p, table.chunks.data(), table.first.data(), table.tasks());
+  kernels(table.place).adam_step(p, table.chunks.data(), table.first.data(), table.tasks());
 }
 
 void sgd_step(const SgdParams& p, const ChunkTable& table) {
-  cpu().sgd_step(p, table.chunks.data(), table.first.data(), table.tasks());
+  kernels(table.place).sgd_step(p, table.chunks.data(), table.first.data(), table.tasks());
 }
 
-double grad_norm(const ChunkTable& table) {
-  return std::sqrt(cpu().sum_of_squares(table.chunks.data(), table.first.data(), table.tasks()));
+double grad_norm(const ChunkTable& table, void* scratch) {
+  return std::sqrt(kernels(table.place)
+                       .sum_of_squares(table.place, table.chunks.data(), table.first.data(), table.tasks(), scratch));
 }
 
 double clip_factor(double norm, double max_norm) {
@@ -70,7 +73,7 @@ double clip_factor(double norm, double max_norm) {
 }
 
 void scale_grads(const ChunkTable& table, double factor) {
-  cpu().scale_chunks(factor, table.chunks.data(), table.first.data(), table.tasks());
+  kernels(table.place).scale_chunks(table.place, factor, table.chunks.data(), table.first.data(), table.tasks());
 }
 
 }  // namespace arraynn

@@ -15,6 +15,7 @@
 namespace arraynn {
 
 struct AdamOptions {
+  Place place;
   int64_t step;
   double lr, beta1, beta2, eps, weight_decay;
   bool decoupled;
@@ -22,6 +23,7 @@ struct AdamOptions {
 };
 
 struct AdamParams {
+  Place place;
   double beta1, beta2, eps, grad_scale;
   double size;    // lr / (1 - b1^step)
   double root;    // sqrt(1 - b2^step)
@@ -30,6 +32,7 @@ struct AdamParams {
 };
 
 struct SgdParams {
+  Place place;
   double lr, momentum, dampening, weight_decay;
   bool nesterov;
 };
@@ -44,6 +47,7 @@ struct TensorChunk {
 // Chunks of bounded size, and tasks of about that size: task i takes the chunks first[i] to
 // first[i + 1] - 1. Many small tensors make one task.
 struct ChunkTable {
+  Place place;
   std::vector<TensorChunk> chunks;
   std::vector<int64_t> first;
 
@@ -63,8 +67,9 @@ void check_sgd(const SgdParams& p, bool buffers);
 void adam_step(const AdamParams& p, const ChunkTable& table);
 // Lists: params, grads, and the momentum buffers or nothing.
 void sgd_step(const SgdParams& p, const ChunkTable& table);
-// The norm before, and the factor that brings it to max_norm.
-double grad_norm(const ChunkTable& table);
+// The norm before, and the factor that brings it to max_norm. scratch: reduction_scratch(table.place)
+// bytes. On a device the norm, which the host needs, waits for its stream.
+double grad_norm(const ChunkTable& table, void* scratch);
 double clip_factor(double norm, double max_norm);
 void scale_grads(const ChunkTable& table, double factor);
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "core/backend.h"
 #include "core/errors.h"
-#include "core/isa.h"
 #include "cpu/table.h"
 
 namespace arraynn {
@@ -46,6 +46,7 @@ int64_t output_size(const char* op, const Array& input, const PoolOptions& o, in
 PoolParams params_of(const Array& input, Layout layout) {
   PoolParams p{};
   p.dtype = input.dtype;
+  p.place = input.place;
   p.layout = layout;
   p.ndim = input.ndim;
   p.batch = input.ndim == 4 ? input.shape[0] : 1;
@@ -128,19 +129,19 @@ size_t max_pool_taps(const PoolParams& p) {
 }
 
 void max_pool_forward(const PoolParams& p, const void* input, void* output, void* taps, int64_t* indices) {
-  cpu().max_pool_forward(p, input, output, taps, indices);
+  kernels(p.place).max_pool_forward(p, input, output, taps, indices);
 }
 
 void max_pool_backward(const PoolParams& p, const void* d_output, const void* taps, void* d_input) {
-  cpu().max_pool_backward(p, d_output, taps, d_input);
+  kernels(p.place).max_pool_backward(p, d_output, taps, d_input);
 }
 
 void avg_pool_forward(const PoolParams& p, const void* input, void* output) {
-  cpu().avg_pool_forward(p, input, output);
+  kernels(p.place).avg_pool_forward(p, input, output);
 }
 
 void avg_pool_backward(const PoolParams& p, const void* d_output, void* d_input) {
-  cpu().avg_pool_backward(p, d_output, d_input);
+  kernels(p.place).avg_pool_backward(p, d_output, d_input);
 }
 
 }  // namespace arraynn

@@ -23,6 +23,7 @@ struct PoolAxis {
 
 struct PoolParams {
   DType dtype;
+  Place place;
   Layout layout;
   int64_t batch, channels;
   PoolAxis rows, columns;

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <vector>
 
+#include "core/backend.h"
 #include "core/errors.h"
-#include "core/isa.h"
 #include "cpu/table.h"
 #include "ops/dropout.h"
 
@@ -18,13 +19,20 @@ void check_lengths(const RnnArguments& a, RnnParams& p) {
   if (!a.batched) value_error("%s: lengths needs a batched input", a.op);
   check_shape(a.op, "lengths", *a.lengths, {p.batch});
   const auto* values = static_cast<const int64_t*>(a.lengths->data);
+  p.lengths = values;
+  std::vector<int64_t> downloaded;
+  if (a.lengths->place.on_device()) {  // to look at them is to wait; the kernels bound them
+    if (!p.place.checks) return;
+    downloaded.resize(static_cast<size_t>(p.batch));
+    cuda_backend()->download(p.place, values, downloaded.data(), downloaded.size() * sizeof(int64_t));
+    values = downloaded.data();
+  }
   for (int64_t n = 0; n < p.batch; ++n) {
     int64_t length = values[n];
     if (length < 0 || length > p.steps)
       value_error("%s: lengths holds %lld, expected 0 to %lld", a.op, static_cast<ll>(length),
                   static_cast<ll>(p.steps));
   }
-  p.lengths = values;
 }
 
 void check_state(const RnnArguments& a, const RnnParams& p, const char* name, const Array& state) {
@@ -70,7 +78,7 @@ Pointer at(Pointer base, const RnnParams& p, int64_t elements) {
 }
 
 RnnLayer layer_of(const RnnParams& p, int64_t layer, int64_t direction) {
-  RnnLayer l{p.dtype,  p.cell,  p.steps, p.batch,   layer ? p.directions * p.hidden : p.input_size,
+  RnnLayer l{p.dtype,  p.place, p.cell,  p.steps,   p.batch,       layer ? p.directions * p.hidden : p.input_size,
              p.hidden, p.out_t, p.out_n, p.lengths, direction == 1};
   if (layer + 1 < p.layers) {  // between layers, rows lie as (T, N, D H)
     l.out_n = p.directions * p.hidden;
@@ -81,7 +89,7 @@ RnnLayer layer_of(const RnnParams& p, int64_t layer, int64_t direction) {
 
 void drop(const RnnParams& p, int64_t layer, void* between) {
   if (p.dropout <= 0) return;
-  dropout_forward({p.dtype, between_size(p), p.keys[layer], p.dropout}, between, between);
+  dropout_forward({p.dtype, p.place, between_size(p), p.keys[layer], p.dropout}, between, between);
 }
 
 }  // namespace
@@ -89,6 +97,7 @@ void drop(const RnnParams& p, int64_t layer, void* between) {
 RnnParams rnn_params(const RnnArguments& a) {
   RnnParams p{};
   p.dtype = a.input->dtype;
+  p.place = a.input->place;
   p.cell = a.cell;
   p.layers = a.layers;
   p.directions = a.directions;
@@ -134,8 +143,8 @@ size_t rnn_saved_elements(const RnnParams& p) { return static_cast<size_t>(betwe
 size_t rnn_scratch(const RnnParams& p, bool backward) {
   size_t most = 0;
   for (int64_t layer = 0; layer < std::min<int64_t>(p.layers, 2); ++layer)
-    most = std::max({most, cpu().rnn_layer_scratch(layer_of(p, layer, 0), backward, true),
-                     cpu().rnn_layer_scratch(layer_of(p, layer, 0), backward, false)});
+    most = std::max({most, kernels(p.place).rnn_layer_scratch(layer_of(p, layer, 0), backward, true),
+                     kernels(p.place).rnn_layer_scratch(layer_of(p, layer, 0), backward, false)});
   most = (most + 63) / 64 * 64;
   int64_t between = p.layers > 1 ? 2 * between_size(p) : 0;
   return most + static_cast<size_t>(between * element_size(p));
@@ -172,7 +181,7 @@ void rnn_forward(const RnnParams& p, const void* input, const void* const* param
       b.hidden_n = at(saved, p, s.hidden_n);
       b.h = at(saved, p, s.h);
       b.c = at(saved, p, s.c);
-      cpu().rnn_layer_forward(layer_of(p, layer, direction), b, rest);
+      kernels(p.place).rnn_layer_forward(layer_of(p, layer, direction), b, rest);
     }
     if (!last) drop(p, layer, out);
     input = out;
@@ -213,7 +222,7 @@ void rnn_backward(const RnnParams& p, const void* input, const void* const* para
       b.d_w_hh = dw ? dw[1] : nullptr;
       b.d_b_ih = dw && biases ? dw[2] : nullptr;
       b.d_b_hh = dw && biases ? dw[3] : nullptr;
-      cpu().rnn_layer_backward(layer_of(p, layer, direction), b, rest);
+      kernels(p.place).rnn_layer_backward(layer_of(p, layer, direction), b, rest);
     }
     if (layer) drop(p, layer - 1, dx);
     d_output = dx;

@@ -20,6 +20,7 @@ enum class Cell : int { lstm, gru };
 
 struct RnnParams {
   DType dtype;
+  Place place;
   Cell cell;
   int64_t steps, batch, input_size, hidden, layers, directions;
   int64_t arrays_per_layer;  // per layer and direction: w_ih, w_hh and, if 4, b_ih, b_hh
@@ -33,6 +34,7 @@ struct RnnParams {
 // One layer and direction, as the kernels see it.
 struct RnnLayer {
   DType dtype;
+  Place place;
   Cell cell;
   int64_t steps, batch, input_size, hidden;
   int64_t out_t, out_n;
@@ -72,7 +74,7 @@ struct RnnArguments {
   const Array* const* params;
   const char* const* names;  // of the parameters
   int64_t param_count;
-  const Array* lengths;
+  const Array* lengths;  // dense; may lie on the host where the rest is on a device
 };
 RnnParams rnn_params(const RnnArguments& a);
 

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _device
+
 Array: TypeAlias = NDArray[Any]
 IntOrPair: TypeAlias = int | Sequence[int]
 
@@ -81,31 +83,71 @@ def reduction_code(op: str, value: Any) -> int:
         raise ValueError(f"{op}: reduction is {value!r}, expected 'mean', 'sum' or 'none'") from None
 
 
-def pull_of_reduced(unit: Array | None, compute: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def pull_of_reduced(
+    unit: Array, fit: Callable[[Any], Any], compute: Callable[[Array, Array | None], Any]
+) -> Callable[[Array], Any]:
     """Return the pullback of a reduced loss whose gradient for a cotangent of 1 is `unit`.
 
-    That array is handed out once; any other call computes a gradient of its own.
+    That array is handed out once, by way of `fit`; any other call computes a gradient of its own. To
+    look at a cotangent on a device is to wait for it: `compute` takes the array along, and the kernel
+    looks.
     """
-    held = [unit]
+    if not isinstance(unit, np.ndarray):
+        left = [unit]
+        return lambda cotangent: compute(cotangent, _pop(left))
+    held = [fit(unit)]
 
-    def pull(cotangent: Array) -> Array:
-        if held and cotangent == 1:
-            try:
-                first = held.pop()
-            except IndexError:  # another thread was faster
-                first = None
-            if first is not None:
-                return first
-        return compute(cotangent)
+    def pull(cotangent: Array) -> Any:
+        first = _pop(held) if held and cotangent == 1 else None
+        return compute(cotangent, None) if first is None else first
 
     return pull
 
 
+def _pop(held: list[Any]) -> Any:
+    try:
+        return held.pop()
+    except IndexError:  # it was handed out, perhaps to another thread just now
+        return None
+
+
 def gradient_like(gradient: Array | None, argument: Array) -> Array | None:
     """Round a gradient to its argument's dtype."""
-    if gradient is None or gradient.dtype == argument.dtype:
-        return gradient
-    return gradient.astype(argument.dtype)
+    return None if gradient is None else as_dtype(gradient, argument.dtype)
+
+
+def as_dtype(array: Any, dtype: Any) -> Any:
+    """Return an array of its library's `dtype`: itself, if it has that."""
+    if array.dtype == dtype:
+        return array
+    library = None if isinstance(array, np.ndarray) else _device.library_of(array)
+    return array.astype(dtype) if library is None else library.astype(array, dtype)
+
+
+def ndim(value: Any) -> int | None:
+    """Return the number of dimensions of an array, or None for what is none."""
+    if isinstance(value, np.ndarray) or _device.library_of(value) is not None:
+        dims: int = value.ndim
+        return dims
+    return None
+
+
+def memory_order(array: Any) -> tuple[int, ...]:
+    """Return the strides of an array, in units of its library."""
+    library = None if isinstance(array, np.ndarray) else _device.library_of(array)
+    strides: tuple[int, ...] = array.strides if library is None else library.strides(array)
+    return strides
+
+
+def is_channels_last(array: Any) -> bool:
+    """Tell whether (N, C, H, W) lies densely as (N, H, W, C), and not as (N, C, H, W) too."""
+    if isinstance(array, np.ndarray):
+        return (
+            array.ndim == 4
+            and not array.flags.c_contiguous
+            and array.transpose(0, 2, 3, 1).flags.c_contiguous
+        )
+    return _device.is_channels_last(tuple(array.shape), memory_order(array))
 
 
 def generator(op: str, rng: Any) -> np.random.Generator:

@@ -65,4 +65,12 @@ def _threads_from_environment() -> None:
     _core.set_num_threads(int(text))
 
 
+def _cuda_checks_from_environment() -> None:
+    text = os.environ.get("ARRAYNN_CUDA_CHECKS", "")
+    if text not in ("", "0", "1"):
+        raise ValueError(f"ARRAYNN_CUDA_CHECKS: got {text!r}, expected 0 or 1")
+    _core.set_cuda_checks(text == "1")
+
+
 _threads_from_environment()
+_cuda_checks_from_environment()

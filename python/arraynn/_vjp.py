@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._device import Library, library_of
+
 
 class _Rule(NamedTuple):
     names: tuple[str, ...]  # the op's differentiable arguments, in signature order
@@ -59,11 +61,22 @@ class _Spec(NamedTuple):
     """What a cotangent must look like: remembered instead of the output, which may then be freed."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: Any  # the library's
+    library: Library | None = None  # None: NumPy
+    device: int = -1
+
+    def is_integer(self) -> bool:
+        return self.dtype.kind in "iu" if self.library is None else "int" in str(self.dtype)
 
 
 def _spec(out: Any) -> Any:
-    return tuple(map(_spec, out)) if isinstance(out, tuple) else _Spec(out.shape, out.dtype)
+    if isinstance(out, np.ndarray):
+        return _Spec(out.shape, out.dtype)
+    if isinstance(out, tuple):
+        return tuple(map(_spec, out))
+    library = library_of(out)
+    assert library is not None
+    return _Spec(tuple(out.shape), out.dtype, library, library.where(out)[1])
 
 
 def _complete(spec: Any, cotangent: Any, where: str) -> Any:
@@ -76,19 +89,37 @@ def _complete(spec: Any, cotangent: Any, where: str) -> Any:
         return tuple(
             _complete(s, c, f"{where}[{i}]") for i, (s, c) in enumerate(zip(spec, cotangent, strict=True))
         )
-    if spec.dtype.kind in "iu":  # an integer output carries no gradient
+    if spec.is_integer():  # an integer output carries no gradient
         return None
     if cotangent is None:
+        if spec.library is not None:
+            return spec.library.zeros(spec.shape, spec.dtype, spec.device)
         return np.zeros(spec.shape, spec.dtype)
-    if isinstance(cotangent, np.generic):  # a 0-d output's cotangent after arithmetic
-        cotangent = np.asarray(cotangent)
-    if not isinstance(cotangent, np.ndarray):
-        raise TypeError(f"pullback: {where} must be an array, got {type(cotangent).__name__}")
+    if spec.library is not None:
+        _check_place(spec.library, spec.device, cotangent, where)
+    else:
+        if isinstance(cotangent, np.generic):  # a 0-d output's cotangent after arithmetic
+            cotangent = np.asarray(cotangent)
+        if not isinstance(cotangent, np.ndarray):
+            raise TypeError(f"pullback: {where} must be an array, got {type(cotangent).__name__}")
     if cotangent.dtype != spec.dtype:
         raise TypeError(f"pullback: {where} has dtype {cotangent.dtype}, but the output has {spec.dtype}")
     if cotangent.shape != spec.shape:
-        raise ValueError(f"pullback: {where} has shape {cotangent.shape}, but the output has {spec.shape}")
+        raise ValueError(
+            f"pullback: {where} has shape {tuple(cotangent.shape)}, but the output has {spec.shape}"
+        )
     return cotangent
+
+
+def _check_place(library: Library, device: int, cotangent: Any, where: str) -> None:
+    if library_of(cotangent) is not library:
+        raise TypeError(
+            f"pullback: {where} must be a {library.name} array as the output is, "
+            f"got {type(cotangent).__name__}"
+        )
+    its = library.where(cotangent)[1]
+    if its != device:
+        raise ValueError(f"pullback: {where} is on device {its}, but the output is on CUDA device {device}")
 
 
 def vjp(

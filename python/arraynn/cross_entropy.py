@@ -94,13 +94,16 @@ def _cross_entropy_vjp(
 ) -> tuple[Array, Callable[[Array], tuple[Any, ...]]]:
     options = _options(ignore_index, reduction, label_smoothing)
 
-    def compute(cotangent: Array) -> Any:
-        return gradient_like(_core.cross_entropy_backward(cotangent, input, target, weight, *options), input)
+    def fit(gradient: Array) -> Any:
+        return gradient_like(gradient, input)
+
+    def compute(cotangent: Array, unit: Array | None = None) -> Any:
+        return fit(_core.cross_entropy_backward(cotangent, input, target, weight, *options, unit))
 
     if not wanted[0]:
         return _core.cross_entropy(input, target, weight, *options, None), lambda cotangent: (None,)
     if reduction == "none":
         return _core.cross_entropy(input, target, weight, *options, None), lambda dy: (compute(dy),)
     out, unit = _core.cross_entropy_gradient(input, target, weight, *options)
-    pull = pull_of_reduced(gradient_like(unit, input), compute)
+    pull = pull_of_reduced(unit, fit, compute)
     return out, lambda cotangent: (pull(cotangent),)

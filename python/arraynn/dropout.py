@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._common import Array, generator, number, rng_key
+from ._common import Array, as_dtype, generator, memory_order, number, rng_key
 from ._vjp import defvjp
 
 
@@ -79,12 +79,12 @@ def _dropout_vjp(
 ) -> tuple[Array, Callable[[Array], tuple[Any, ...]]]:
     chance, key = _chance_and_key(p, training, rng)
     out = _core.dropout(input, chance, key, None)
-    strides, dtype = input.strides, input.dtype
+    strides, dtype = memory_order(input), input.dtype
 
     def pull(cotangent: Array) -> tuple[Any, ...]:
         """Mask the cotangent; the mask is drawn again, from its key."""
         if not wanted[0]:
             return (None,)
-        return (_core.dropout_backward(cotangent, strides, chance, key).astype(dtype, copy=False),)
+        return (as_dtype(_core.dropout_backward(cotangent, strides, chance, key), dtype),)
 
     return out, pull

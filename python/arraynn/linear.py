@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._common import Array, gradient_like
+from ._common import Array, gradient_like, ndim
 from ._vjp import defvjp
 
 
@@ -34,19 +34,18 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array
     TypeError, ValueError
         An argument is not a floating array, or its shape does not fit.
     """
-    if isinstance(weight, np.ndarray) and weight.ndim == 1:
+    if (weight.ndim if isinstance(weight, np.ndarray) else ndim(weight)) == 1:
         return _one_output(input, weight, bias, out)
     return _core.linear(input, weight, bias, out)
 
 
 def _row(weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
     """Return a weight of shape (in_features,) and its bias of shape () as those of one output."""
-    one = isinstance(bias, np.ndarray) and bias.ndim == 0
-    return weight[None], bias.reshape(1) if one and bias is not None else bias
+    return weight[None], bias.reshape(1) if bias is not None and ndim(bias) == 0 else bias
 
 
 def _one_output(input: Array, weight: Array, bias: Array | None, out: Array | None) -> Array:
-    column = out[..., None] if isinstance(out, np.ndarray) else out
+    column = out[..., None] if out is not None and ndim(out) is not None else out
     result: Array = _core.linear(input, *_row(weight, bias), column)
     return result[..., 0] if out is None else out
 
@@ -69,7 +68,7 @@ def _linear_vjp(
         )
         if one:
             dw = None if dw is None else dw[0]
-            db = None if db is None or bias is None else db.reshape(bias.shape)
+            db = None if db is None or bias is None else db.reshape(tuple(bias.shape))
         return (
             gradient_like(dx, input),
             gradient_like(dw, weight),

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _core
 from ._common import Array, gradient_like, pull_of_reduced, reduction_code
+from ._device import library_of
 from ._vjp import defvjp
 
 _op = "mse_loss"
@@ -50,11 +51,15 @@ def mse_loss(
 
 def _sum_to(a: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes along which an array of `shape` was repeated."""
-    if a.shape == shape:
+    if tuple(a.shape) == shape:
         return a
     new = a.ndim - len(shape)
     repeated = tuple(i for i in range(a.ndim) if i < new or (shape[i - new] == 1 and a.shape[i] != 1))
-    total: Array = a.sum(repeated, np.float64, keepdims=True).reshape(shape).astype(a.dtype)
+    library = None if isinstance(a, np.ndarray) else library_of(a)
+    if library is not None:
+        total: Array = library.sum(a, repeated).reshape(shape)
+    else:
+        total = a.sum(repeated, np.float64, keepdims=True).reshape(shape).astype(a.dtype)
     return total
 
 
@@ -70,15 +75,15 @@ def _mse_loss_vjp(
     code = reduction_code(_op, reduction)
 
     def fit(gradient: Array) -> Any:
-        return gradient_like(_sum_to(gradient, input.shape), input)
+        return gradient_like(_sum_to(gradient, tuple(input.shape)), input)
 
-    def compute(cotangent: Array) -> Any:
-        return fit(_core.mse_loss_backward(cotangent, input, target, code, weight))
+    def compute(cotangent: Array, unit: Array | None = None) -> Any:
+        return fit(_core.mse_loss_backward(cotangent, input, target, code, weight, unit))
 
     if not wanted[0]:
         return _core.mse_loss(input, target, code, weight, None), lambda cotangent: (None,)
     if reduction == "none":
         return _core.mse_loss(input, target, code, weight, None), lambda dy: (compute(dy),)
     out, unit = _core.mse_loss_gradient(input, target, code, weight)
-    pull = pull_of_reduced(fit(unit), compute)
+    pull = pull_of_reduced(unit, fit, compute)
     return out, lambda cotangent: (pull(cotangent),)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from . import _core
-from ._common import Array, IntOrPair, flag, integer, spatial
+from ._common import Array, IntOrPair, as_dtype, flag, integer, is_channels_last, spatial
 from ._vjp import defvjp
 
 _Pull: TypeAlias = Callable[[Any], tuple[Any, ...]]
@@ -208,9 +208,7 @@ def _max_pool2d_vjp(
         if not wanted[0]:
             return (None,)
         dy = cotangent[0] if return_indices else cotangent
-        return (
-            _core.max_pool2d_backward(dy, taps, shape, channels_last, *options).astype(dtype, copy=False),
-        )
+        return (as_dtype(_core.max_pool2d_backward(dy, taps, shape, channels_last, *options), dtype),)
 
     return ((y, indices) if return_indices else y), pull
 
@@ -220,14 +218,12 @@ def _average_rule(
 ) -> tuple[Array, _Pull]:
     """Return an average and its pullback, which holds no array."""
     shape, dtype = input.shape, input.dtype
-    channels_last = (
-        len(shape) == 4 and not input.flags.c_contiguous and input.transpose(0, 2, 3, 1).flags.c_contiguous
-    )
+    channels_last = is_channels_last(input)
 
     def pull(cotangent: Array) -> tuple[Any, ...]:
         if not wanted:
             return (None,)
-        return (backward(cotangent, shape, channels_last, *options).astype(dtype, copy=False),)
+        return (as_dtype(backward(cotangent, shape, channels_last, *options), dtype),)
 
     return out, pull
 

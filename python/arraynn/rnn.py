@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _core
-from ._common import Array, flag, generator, gradient_like, integer, rng_key
+from ._common import Array, flag, generator, gradient_like, integer, ndim, rng_key
 from ._vjp import defvjp
 
 _Pull: TypeAlias = Callable[[Any], tuple[Any, ...]]
@@ -212,7 +212,7 @@ class _Sequence:
             source = generator(op, rng)
             keys = [rng_key(op, source) for _ in range(layers - 1)]
         both, batch_first = flag(op, "bidirectional", bidirectional), flag(op, "batch_first", batch_first)
-        self.swap = batch_first and isinstance(input, np.ndarray) and input.ndim == 3
+        self.swap = batch_first and ndim(input) == 3
         self.input = input.swapaxes(0, 1) if self.swap else input
         self.params = list(params)
         self.options = (layers, both, batch_first, lengths, rate, keys)

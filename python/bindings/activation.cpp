@@ -14,7 +14,7 @@ py::object forward(const char* op, py::handle input, py::handle out) {
   if (!is_dense(args[x])) args.make_contiguous(x);
   ActivationParams p = activation_params(function, args[x]);
   Output y(args, out, args[x]);
-  without_gil([&] { activation_forward(p, args[x].data, y.view().data); });
+  args.run([&] { activation_forward(p, args[x].data, y.view().data); });
   return y.finish();
 }
 
@@ -28,7 +28,7 @@ py::object backward(const char* op, py::handle output, py::handle cotangent) {
   args.make_like(dy, args[y]);
   ActivationParams p = activation_params(function, args[y]);
   Output dx(args, py::none(), args[y]);
-  without_gil([&] { activation_backward(p, args[y].data, args[dy].data, dx.view().data); });
+  args.run([&] { activation_backward(p, args[y].data, args[dy].data, dx.view().data); });
   return dx.finish();
 }
 
@@ -39,7 +39,7 @@ py::object softmax(const char* op, py::handle input, int64_t axis, py::handle ou
   SoftmaxParams p = softmax_params(op, args[x], axis);
   args.make_contiguous(x);
   Output y(args, out, args[x].shape, args[x].ndim);
-  without_gil([&] { softmax_forward(p, args[x].data, y.view().data); });
+  args.run([&] { softmax_forward(p, args[x].data, y.view().data); });
   return y.finish();
 }
 
@@ -51,7 +51,7 @@ py::object softmax_gradient(const char* op, py::handle output, py::handle cotang
   args.make_contiguous(y);
   args.make_contiguous(dy);
   Output dx(args, py::none(), args[y].shape, args[y].ndim);
-  without_gil([&] { softmax_backward(p, args[y].data, args[dy].data, dx.view().data); });
+  args.run([&] { softmax_backward(p, args[y].data, args[dy].data, dx.view().data); });
   return dx.finish();
 }
 

@@ -8,32 +8,7 @@ namespace {
 
 using py::detail::npy_api;
 
-constexpr size_t recycled_from = size_t{64} << 10;  // below, NumPy's own allocator is as fast
-
 const py::detail::PyArray_Proxy* proxy(py::handle array) { return py::detail::array_proxy(array.ptr()); }
-
-bool is_array(py::handle value) { return npy_api::get().PyArray_Check_(value.ptr()); }
-
-// The view of a native, aligned array, or false if it has to be copied first.
-bool make_view(py::handle array, DType dtype, Array& view) {
-  const auto* a = proxy(array);
-  int64_t size = dtype == DType::float32 ? 4 : 8;
-  view.data = a->data;
-  view.dtype = dtype;
-  view.ndim = a->nd;
-  if (reinterpret_cast<uintptr_t>(a->data) % static_cast<uintptr_t>(size)) return false;
-  for (int i = 0; i < a->nd; ++i) {
-    view.shape[i] = a->dimensions[i];
-    if (a->strides[i] % size && a->dimensions[i] > 1) return false;
-    view.strides[i] = a->strides[i] / size;
-  }
-  return true;
-}
-
-const py::dtype& numpy_dtype(DType dtype) {
-  static const py::dtype* table[] = {new py::dtype("float32"), new py::dtype("float64"), new py::dtype("int64")};
-  return *table[static_cast<int>(dtype)];
-}
 
 bool is_bfloat16(const py::dtype& dtype) {
   return dtype.itemsize() == 2 && py::cast<std::string>(dtype.attr("name")) == "bfloat16";
@@ -45,49 +20,15 @@ py::object converted(py::handle array, const py::dtype& dtype) {
   return array.attr("astype")(dtype, py::arg("order") = "K", py::arg("copy") = true);
 }
 
-py::dtype promoted(const char* op, const char* name, const py::dtype& so_far, const py::dtype& dtype) {
-  try {
-    return py::dtype::from_args(numpy("result_type")(so_far, dtype));
-  } catch (py::error_already_set&) {
-    type_error("%s: %s has dtype %s, which does not promote with %s; expected arrays of one 16-bit dtype", op, name,
-               py::cast<std::string>(py::str(dtype)).c_str(), py::cast<std::string>(py::str(so_far)).c_str());
-  }
-}
+std::string text(py::handle value) { return py::cast<std::string>(py::str(value)); }
 
-// Recycled memory as an array's base: gives the block back when the last view dies.
-py::object owner_of(Block block) {
-  auto* held = new Block(block);
-  return py::capsule(held, [](void* pointer) {
-    auto* returned = static_cast<Block*>(pointer);
-    release(*returned);
-    delete returned;
-  });
-}
-
-py::object empty_strided(DType dtype, const int64_t* shape, const int64_t* strides, int ndim) {
-  int64_t size = dtype == DType::float32 ? 4 : 8;
-  Py_intptr_t dimensions[max_dims], bytes[max_dims];
-  int64_t total = size;
-  for (int i = 0; i < ndim; ++i) {
-    dimensions[i] = static_cast<Py_intptr_t>(shape[i]);
-    bytes[i] = static_cast<Py_intptr_t>(strides[i] * size);
-    total *= shape[i];
-  }
-  auto& api = npy_api::get();
-  py::dtype descr = numpy_dtype(dtype);
-  void* data = nullptr;
-  py::object base;
-  if (static_cast<size_t>(total) >= recycled_from) {
-    Block block = acquire(static_cast<size_t>(total));
-    base = owner_of(block);
-    data = block.data;
-  }
-  constexpr int flags = npy_api::NPY_ARRAY_ALIGNED_ | npy_api::NPY_ARRAY_WRITEABLE_;
-  auto array = py::reinterpret_steal<py::object>(api.PyArray_NewFromDescr_(
-      api.PyArray_Type_, descr.release().ptr(), ndim, dimensions, bytes, data, data ? flags : 0, nullptr));
-  if (!array) throw py::error_already_set();
-  if (base) api.PyArray_SetBaseObject_(array.ptr(), base.release().ptr());
-  return array;
+// As np.result_type has it.
+DType promoted(const char* op, const char* name, DType so_far, DType dtype) {
+  if (so_far == dtype) return dtype;
+  for (DType wide : {DType::float64, DType::float32})
+    if (so_far == wide || dtype == wide) return wide;
+  type_error("%s: %s has dtype %s, which does not promote with %s; expected arrays of one 16-bit dtype", op, name,
+             dtype_name(dtype), dtype_name(so_far));
 }
 
 // Dense strides with the axes laid down in the order of `axes`, the last one fastest.
@@ -106,28 +47,6 @@ void layout_strides(const int64_t* shape, int ndim, Layout layout, int64_t* stri
   dense_strides(shape, ndim, axes, strides);
 }
 
-// The axes of `array` from the largest stride to the smallest, C order among equals.
-void memory_order(const Array& array, int* axes) {
-  for (int i = 0; i < array.ndim; ++i) axes[i] = i;
-  auto step = [&](int axis) { return array.strides[axis] < 0 ? -array.strides[axis] : array.strides[axis]; };
-  std::stable_sort(axes, axes + array.ndim, [&](int a, int b) { return step(a) > step(b); });
-}
-
-// The strides of a dense array in the memory order of `array`.
-void like_strides(const Array& array, int64_t* strides) {
-  int axes[max_dims];
-  memory_order(array, axes);
-  dense_strides(array.shape, array.ndim, axes, strides);
-}
-
-bool has_strides(const Array& array, const int64_t* strides) {
-  for (int i = 0; i < array.ndim; ++i) {
-    if (array.shape[i] == 0) return true;
-    if (array.shape[i] > 1 && array.strides[i] != strides[i]) return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 bool is_native(const py::dtype& dtype) {
@@ -135,9 +54,51 @@ bool is_native(const py::dtype& dtype) {
   return order == '=' || order == '|' || order == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>');
 }
 
+bool is_numpy(py::handle value) { return npy_api::get().PyArray_Check_(value.ptr()); }
+
+bool is_floating(DType dtype) {
+  return dtype == DType::float32 || dtype == DType::float64 || dtype == DType::float16 || dtype == DType::bfloat16;
+}
+
+bool floating_dtype(py::handle array, DType& dtype, bool& native) {
+  native = true;
+  for (DType common : {DType::float32, DType::float64})  // their descriptors are nearly always NumPy's own
+    if (proxy(array)->descr == numpy_dtype(common).ptr()) {
+      dtype = common;
+      return true;
+    }
+  auto numpy = py::reinterpret_borrow<py::array>(array).dtype();
+  native = is_native(numpy);
+  int number = numpy.num();
+  if (number == npy_api::NPY_FLOAT_)
+    dtype = DType::float32;
+  else if (number == npy_api::NPY_DOUBLE_)
+    dtype = DType::float64;
+  else if (numpy.kind() == 'f' && numpy.itemsize() == 2)
+    dtype = DType::float16;
+  else if (is_bfloat16(numpy))
+    dtype = DType::bfloat16;
+  else
+    return false;
+  return true;
+}
+
+size_t Arguments::add_floating(Operand operand, bool has_dtype) {
+  if (!has_dtype || !is_floating(operand.view.dtype))
+    type_error("%s: %s has dtype %s, expected a floating dtype (float32, float64, float16, bfloat16)", op_,
+               operand.name, home_.dtype_name(operand.original).c_str());
+  operands_.push_back(std::move(operand));
+  return operands_.size() - 1;
+}
+
 size_t Arguments::floating(const char* name, py::handle value) {
-  if (!is_array(value)) type_error("%s: %s must be an array, got %s", op_, name, Py_TYPE(value.ptr())->tp_name);
   auto array = py::reinterpret_borrow<py::object>(value);
+  if (!is_numpy(value)) {
+    Operand operand{name, array, {}, {}, true};
+    bool has_dtype = home_.admit(name, value, "an array", operand.view, operand.holder);
+    return add_floating(std::move(operand), has_dtype);
+  }
+  home_.admit_numpy(name);
   if (proxy(value)->nd > max_dims)
     value_error("%s: %s has %d dimensions, expected at most %d", op_, name, proxy(value)->nd, max_dims);
   operands_.push_back({name, array, array, {}, true});
@@ -150,13 +111,31 @@ size_t Arguments::optional_floating(const char* name, py::handle value) {
   return operands_.size() - 1;
 }
 
-size_t Arguments::integer(const char* name, py::handle value) {
-  if (!is_array(value)) type_error("%s: %s must be an integer array, got %s", op_, name, Py_TYPE(value.ptr())->tp_name);
+size_t Arguments::add_integer(Operand operand, bool has_dtype) {
+  if (!has_dtype || is_floating(operand.view.dtype))
+    type_error("%s: %s has dtype %s, expected an integer dtype", op_, operand.name,
+               home_.dtype_name(operand.original).c_str());
+  size_t i = operands_.size();
+  operands_.push_back(std::move(operand));
+  if (operands_[i].view.dtype != DType::int64) {
+    int64_t strides[max_dims];
+    like_strides(operands_[i].view, strides);
+    copy(i, DType::int64, strides);
+  }
+  return i;
+}
+
+size_t Arguments::integer(const char* name, py::handle value, bool or_host) {
+  if (!is_numpy(value)) {
+    Operand operand{name, py::reinterpret_borrow<py::object>(value), {}, {}, false};
+    bool has_dtype = home_.admit(name, value, "an integer array", operand.view, operand.holder);
+    return add_integer(std::move(operand), has_dtype);
+  }
+  if (!or_host) home_.admit_numpy(name);
   auto array = py::reinterpret_borrow<py::array>(value);
   py::dtype dtype = array.dtype();
   if (dtype.kind() != 'i' && dtype.kind() != 'u')
-    type_error("%s: %s has dtype %s, expected an integer dtype", op_, name,
-               py::cast<std::string>(py::str(dtype)).c_str());
+    type_error("%s: %s has dtype %s, expected an integer dtype", op_, name, text(dtype).c_str());
   if (array.ndim() > max_dims)
     value_error("%s: %s has %d dimensions, expected at most %d", op_, name, static_cast<int>(array.ndim()), max_dims);
   Operand operand{name, array, array, {}, false};
@@ -173,66 +152,79 @@ size_t Arguments::integer(const char* name, py::handle value) {
 }
 
 size_t Arguments::integer_or_floating(const char* name, py::handle value) {
-  if (!is_array(value)) return floating(name, value);
+  if (!is_numpy(value)) {
+    Operand operand{name, py::reinterpret_borrow<py::object>(value), {}, {}, false};
+    if (!home_.admit(name, value, "an array", operand.view, operand.holder))
+      type_error("%s: %s has dtype %s, expected an integer or a floating dtype", op_, name,
+                 home_.dtype_name(value).c_str());
+    operand.is_floating = is_floating(operand.view.dtype);
+    return operand.is_floating ? add_floating(std::move(operand), true) : add_integer(std::move(operand), true);
+  }
   auto dtype = py::reinterpret_borrow<py::array>(value).dtype();
   char kind = dtype.kind();
   if (kind == 'i' || kind == 'u') return integer(name, value);
   if (kind != 'f' && !is_bfloat16(dtype))
-    type_error("%s: %s has dtype %s, expected an integer or a floating dtype", op_, name,
-               py::cast<std::string>(py::str(dtype)).c_str());
+    type_error("%s: %s has dtype %s, expected an integer or a floating dtype", op_, name, text(dtype).c_str());
   return floating(name, value);
 }
 
-DType Arguments::promote() {
+DType Arguments::promote(Halves halves) {
   bool first = true;
-  for (const Operand& operand : operands_) {
-    if (!operand.is_floating || !operand.holder) continue;
-    auto dtype = py::reinterpret_borrow<py::array>(operand.holder).dtype();
-    bool native = is_native(dtype);
-    int number = dtype.num();
-    if (!native || (number != npy_api::NPY_FLOAT_ && number != npy_api::NPY_DOUBLE_)) {
-      if (!is_floating(dtype))
-        type_error("%s: %s has dtype %s, expected a floating dtype (float32, float64, float16, bfloat16)", op_,
-                   operand.name, py::cast<std::string>(py::str(dtype)).c_str());
-      if (!native) dtype = dtype.attr("newbyteorder")("=");
-    }
-    if (first)
-      result_dtype_ = dtype;
-    else if (!result_dtype_.is(dtype) && !result_dtype_.equal(dtype))
-      result_dtype_ = promoted(op_, operand.name, result_dtype_, dtype);
-    first = false;
-  }
-  rounds_ = result_dtype_.itemsize() == 2;
-  dtype_ = result_dtype_.itemsize() == 8 ? DType::float64 : DType::float32;
-  const py::dtype& compute = numpy_dtype(dtype_);
   for (Operand& operand : operands_) {
     if (!operand.is_floating || !operand.holder) continue;
-    auto dtype = py::reinterpret_borrow<py::array>(operand.holder).dtype();
-    bool same = dtype.num() == compute.num() && is_native(dtype);
-    if (same && make_view(operand.holder, dtype_, operand.view)) continue;
-    operand.holder = converted(operand.holder, compute);
-    make_view(operand.holder, dtype_, operand.view);
+    DType& dtype = operand.view.dtype;
+    if (!home_.on_device() && !floating_dtype(operand.holder, dtype, operand.is_native))
+      type_error("%s: %s has dtype %s, expected a floating dtype (float32, float64, float16, bfloat16)", op_,
+                 operand.name, home_.dtype_name(operand.holder).c_str());
+    result_dtype_ = first ? dtype : promoted(op_, operand.name, result_dtype_, dtype);
+    first = false;
+  }
+  bool widens = item_size(result_dtype_) == 2 && (!home_.on_device() || halves == Halves::as_float32);
+  dtype_ = widens ? DType::float32 : result_dtype_;
+  for (size_t i = 0; i < operands_.size(); ++i) {
+    Operand& operand = operands_[i];
+    if (!operand.is_floating || !operand.holder) continue;
+    if (home_.on_device()) {
+      if (operand.view.dtype == dtype_) continue;
+      int64_t strides[max_dims];
+      like_strides(operand.view, strides);
+      copy(i, dtype_, strides);
+    } else {
+      if (operand.view.dtype == dtype_ && operand.is_native && make_view(operand.holder, dtype_, operand.view))
+        continue;
+      operand.holder = converted(operand.holder, numpy_dtype(dtype_));
+      make_view(operand.holder, dtype_, operand.view);
+    }
   }
   return dtype_;
 }
 
-void Arguments::make_contiguous(size_t i) {
+// Replaces a view by a copy with the given strides, which are dense.
+void Arguments::copy(size_t i, DType dtype, const int64_t* strides) {
   Operand& operand = operands_[i];
-  if (!operand.holder || is_contiguous(operand.view)) return;
-  operand.holder = operand.holder.attr("copy")("C");
-  make_view(operand.holder, operand.view.dtype, operand.view);
+  const Array from = operand.view;
+  if (!from.place.on_device()) {
+    py::object memory = Home(op_).empty(dtype, from.shape, strides, from.ndim);
+    numpy("copyto")(memory, operand.holder);
+    operand.holder = memory;
+    make_view(memory, dtype, operand.view);
+    return;
+  }
+  Array& to = operand.view;
+  to.dtype = dtype;
+  std::copy(strides, strides + to.ndim, to.strides);
+  py::object holder;
+  to.data = home_.bytes(static_cast<size_t>(element_count(to) * item_size(dtype)), holder);
+  if (to.data) home_.copy(from, to);
+  operand.holder = holder ? holder : py::object(operand.original);
 }
 
 void Arguments::make_strides(size_t i, const int64_t* strides) {
-  Operand& operand = operands_[i];
-  if (has_strides(operand.view, strides)) return;
-  py::object copy = empty_strided(operand.view.dtype, operand.view.shape, strides, operand.view.ndim);
-  numpy("copyto")(copy, operand.holder);
-  operand.holder = copy;
-  make_view(operand.holder, operand.view.dtype, operand.view);
+  if (!has_strides(operands_[i].view, strides)) copy(i, operands_[i].view.dtype, strides);
 }
 
 void Arguments::make_layout(size_t i, Layout layout) {
+  if (!given(i)) return;
   int64_t strides[max_dims];
   layout_strides(operands_[i].view.shape, operands_[i].view.ndim, layout, strides);
   make_strides(i, strides);
@@ -247,41 +239,65 @@ void Arguments::make_like(size_t i, const Array& like) {
 void Arguments::make_broadcast(size_t i, const int64_t* shape, int ndim) {
   Operand& operand = operands_[i];
   if (!operand.holder) return;
-  if (operand.view.ndim == ndim && std::equal(shape, shape + ndim, operand.view.shape)) return;
-  py::tuple wanted(static_cast<size_t>(ndim));
-  for (int k = 0; k < ndim; ++k) wanted[static_cast<size_t>(k)] = py::int_(shape[k]);
-  operand.holder = numpy("broadcast_to")(operand.holder, wanted);
-  make_view(operand.holder, operand.view.dtype, operand.view);
+  Array& view = operand.view;
+  if (view.ndim == ndim && std::equal(shape, shape + ndim, view.shape)) return;
+  if (!home_.on_device()) {
+    py::tuple wanted(static_cast<size_t>(ndim));
+    for (int k = 0; k < ndim; ++k) wanted[static_cast<size_t>(k)] = py::int_(shape[k]);
+    operand.holder = numpy("broadcast_to")(operand.holder, wanted);
+    make_view(operand.holder, view.dtype, view);
+    return;
+  }
+  int fewer = ndim - view.ndim;
+  for (int k = ndim - 1; k >= 0; --k) {
+    bool repeated = k < fewer || (view.shape[k - fewer] == 1 && shape[k] != 1);
+    view.strides[k] = repeated ? 0 : view.strides[k - fewer];
+    view.shape[k] = shape[k];
+  }
+  view.ndim = ndim;
 }
 
-void Arguments::make_rows_dense(size_t i) {
+void Arguments::upload(size_t i) {
   Operand& operand = operands_[i];
-  if (!operand.holder || operand.view.ndim == 0) return;
-  int last = operand.view.ndim - 1;
-  if (operand.view.strides[last] != 1 && operand.view.shape[last] > 1) make_contiguous(i);
+  Array& view = operand.view;
+  if (!home_.on_device() || view.place.on_device()) return;
+  const void* from = view.data;
+  auto size = static_cast<size_t>(element_count(view) * item_size(view.dtype));
+  py::object holder;
+  void* to = home_.bytes(size, holder);
+  if (size) home_.run([&] { cuda_backend()->upload(place(), from, to, size); });
+  if (size) operand.holder = holder;
+  view.data = to;
+  view.place = place();
 }
 
-void Arguments::check_no_overlap(py::handle out) const {
+void Arguments::check_no_overlap(py::handle out, const Array& view) const {
   for (const Operand& operand : operands_) {
-    if (!operand.original) continue;
-    if (py::cast<bool>(numpy("may_share_memory")(out, operand.original)) &&
-        py::cast<bool>(numpy("shares_memory")(out, operand.original)))
-      value_error("%s: out overlaps %s, expected memory of its own", op_, operand.name);
+    if (!operand.original || is_numpy(operand.original) == home_.on_device()) continue;
+    bool overlaps = false;
+    if (home_.on_device()) {
+      overlaps = shares_memory(view, home_.view_of(operand.original));
+    } else {
+      overlaps = py::cast<bool>(numpy("may_share_memory")(out, operand.original)) &&
+                 py::cast<bool>(numpy("shares_memory")(out, operand.original));
+    }
+    if (overlaps) value_error("%s: out overlaps %s, expected memory of its own", op_, operand.name);
   }
 }
 
-Array view_of(py::handle array) {
-  Array view;
-  int number = py::reinterpret_borrow<py::array>(array).dtype().num();
-  DType dtype = number == npy_api::NPY_FLOAT_    ? DType::float32
-                : number == npy_api::NPY_DOUBLE_ ? DType::float64
-                                                 : DType::int64;
-  make_view(array, dtype, view);
-  return view;
+py::object Arguments::empty(DType dtype, const int64_t* shape, int ndim, Layout layout) const {
+  int64_t strides[max_dims];
+  layout_strides(shape, ndim, layout, strides);
+  return home_.empty(dtype, shape, strides, ndim);
 }
 
-bool is_floating(const py::dtype& dtype) {
-  return (dtype.kind() == 'f' && dtype.itemsize() <= 8) || is_bfloat16(dtype);
+py::object Arguments::rounded(py::object result) const {
+  if (!rounds_result()) return result;
+  if (!home_.on_device()) return result.attr("astype")(numpy_dtype(result_dtype_));
+  Array view = view_of(result);
+  py::object narrow = home_.empty(result_dtype_, view.shape, view.strides, view.ndim);
+  home_.copy(view, view_of(narrow));
+  return narrow;
 }
 
 bool is_contiguous(const Array& array) {
@@ -303,68 +319,78 @@ bool is_dense(const Array& array) {
   return has_strides(array, strides);
 }
 
-py::object empty(DType dtype, const int64_t* shape, int ndim, Layout layout) {
-  int64_t strides[max_dims];
-  layout_strides(shape, ndim, layout, strides);
-  return empty_strided(dtype, shape, strides, ndim);
+void like_strides(const Array& array, int64_t* strides) {
+  int axes[max_dims];
+  memory_order(array.strides, array.ndim, axes);
+  dense_strides(array.shape, array.ndim, axes, strides);
 }
 
-py::object empty_like(const Array& like, DType dtype) {
-  int64_t strides[max_dims];
-  like_strides(like, strides);
-  return empty_strided(dtype, like.shape, strides, like.ndim);
-}
-
-void Output::open(const Arguments& arguments, py::handle out, const int64_t* shape, const int64_t* strides, int ndim) {
-  dtype_ = arguments.result_dtype();
-  rounds_ = arguments.rounds_result();
-  if (!out.is_none()) {
-    const char* op = arguments.op();
-    if (!is_array(out)) type_error("%s: out must be an array, got %s", op, Py_TYPE(out.ptr())->tp_name);
-    auto array = py::reinterpret_borrow<py::array>(out);
-    if (!array.dtype().equal(dtype_))
-      type_error("%s: out has dtype %s, expected %s", op, py::cast<std::string>(py::str(array.dtype())).c_str(),
-                 py::cast<std::string>(py::str(dtype_)).c_str());
-    bool same = array.ndim() == ndim;
-    for (int i = 0; same && i < ndim; ++i) same = array.shape(i) == shape[i];
-    if (!same)
-      value_error("%s: out has shape %s, expected %s", op, py::cast<std::string>(py::str(array.attr("shape"))).c_str(),
-                  shape_text(shape, ndim).c_str());
-    if (!array.writeable()) value_error("%s: out is read-only, expected a writable array", op);
-    arguments.check_no_overlap(array);
-    out_ = array;
-    // Written in place if it lies in memory as a fresh output would.
-    if (!rounds_ && is_native(array.dtype()) && make_view(array, arguments.dtype(), view_) &&
-        has_strides(view_, strides)) {
-      memory_ = array;
-      return;
-    }
+bool has_strides(const Array& array, const int64_t* strides) {
+  for (int i = 0; i < array.ndim; ++i) {
+    if (array.shape[i] == 0) return true;
+    if (array.shape[i] > 1 && array.strides[i] != strides[i]) return false;
   }
-  memory_ = empty_strided(arguments.dtype(), shape, strides, ndim);
-  view_ = view_of(memory_);
+  return true;
 }
 
-Output::Output(const Arguments& arguments, py::handle out, const int64_t* shape, int ndim, Layout layout) {
+// Whether `out`, which is refused if it does not fit, can be written in place: if it lies in memory as
+// a fresh output would.
+bool Output::check(py::handle out, const int64_t* shape, const int64_t* strides, int ndim) {
+  const char* op = arguments_.op();
+  const Home& home = arguments_.home();
+  const DType expected = arguments_.result_dtype();
+  bool same = false, usable = true;
+  if (is_numpy(out)) {
+    home.check_numpy("out");
+    auto dtype = py::reinterpret_borrow<py::array>(out).dtype();
+    same = dtype.equal(numpy_dtype(expected));
+    if (same && proxy(out)->nd > max_dims)
+      value_error("%s: out has %d dimensions, expected %d", op, proxy(out)->nd, ndim);
+    usable = same && make_view(out, expected, out_view_);
+  } else {
+    py::object holder;
+    same = home.check("out", out, "an array", out_view_, holder) && out_view_.dtype == expected;
+  }
+  if (!same) type_error("%s: out has dtype %s, expected %s", op, home.dtype_name(out).c_str(), dtype_name(expected));
+  if (out_view_.ndim != ndim || !std::equal(shape, shape + ndim, out_view_.shape))
+    value_error("%s: out has shape %s, expected %s", op, shape_text(out_view_).c_str(),
+                shape_text(shape, ndim).c_str());
+  if (!home.writable(out)) value_error("%s: out is read-only, expected a writable array", op);
+  arguments_.check_no_overlap(out, out_view_);
+  return usable && !arguments_.rounds_result() && has_strides(out_view_, strides);
+}
+
+void Output::open(py::handle out, const int64_t* shape, const int64_t* strides, int ndim) {
+  bool in_place = false;
+  if (!out.is_none()) {
+    in_place = check(out, shape, strides, ndim);
+    out_ = py::reinterpret_borrow<py::object>(out);
+  }
+  memory_ = in_place ? out_ : arguments_.home().empty(arguments_.dtype(), shape, strides, ndim);
+  view_ = in_place ? out_view_ : arguments_.view_of(memory_);
+}
+
+Output::Output(const Arguments& arguments, py::handle out, const int64_t* shape, int ndim, Layout layout)
+    : arguments_(arguments) {
   int64_t strides[max_dims];
   layout_strides(shape, ndim, layout, strides);
-  open(arguments, out, shape, strides, ndim);
+  open(out, shape, strides, ndim);
 }
 
-Output::Output(const Arguments& arguments, py::handle out, const Array& like) {
+Output::Output(const Arguments& arguments, py::handle out, const Array& like) : arguments_(arguments) {
   int64_t strides[max_dims];
   like_strides(like, strides);
-  open(arguments, out, like.shape, strides, like.ndim);
+  open(out, like.shape, strides, like.ndim);
 }
 
 py::object Output::finish() {
-  if (!out_) return rounds_ ? py::object(memory_.attr("astype")(dtype_)) : memory_;
-  if (!out_.is(memory_)) numpy("copyto")(out_, memory_, py::arg("casting") = "unsafe");
+  if (!out_) return arguments_.rounded(memory_);
+  if (out_.is(memory_)) return out_;
+  if (arguments_.place().on_device())
+    arguments_.home().copy(view_, out_view_);
+  else
+    numpy("copyto")(out_, memory_, py::arg("casting") = "unsafe");
   return out_;
-}
-
-py::object rounded(const Arguments& arguments, py::object result) {
-  if (!arguments.rounds_result()) return result;
-  return result.attr("astype")(arguments.result_dtype());
 }
 
 }  // namespace arraynn::python

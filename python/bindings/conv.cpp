@@ -33,8 +33,8 @@ py::object forward(const char* op, py::handle input, py::handle weight, py::hand
   args.make_layout(x, layout);
   args.make_contiguous(b);
   Output y(args, out, p.output_shape, p.ndim, layout);
-  Scratch scratch(conv_forward_scratch(p));
-  without_gil([&] { conv_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, scratch.data()); });
+  Workspace scratch = args.workspace(conv_forward_scratch(p));
+  args.run([&] { conv_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, scratch.data()); });
   return y.finish();
 }
 
@@ -52,15 +52,15 @@ py::object backward(const char* op, py::handle cotangent, py::handle input, py::
   args.make_layout(dy, layout);
   args.make_layout(x, layout);
   py::object dx = py::none(), dw = py::none(), db = py::none();
-  if (want_input) dx = empty(dtype, args[x].shape, args[x].ndim, layout);
-  if (want_weight) dw = empty(dtype, args[w].shape, args[w].ndim);
-  if (want_bias) db = empty(dtype, &p.out_channels, 1);
-  Array dx_view = want_input ? view_of(dx) : Array{}, dw_view = want_weight ? view_of(dw) : Array{},
-        db_view = want_bias ? view_of(db) : Array{};
+  if (want_input) dx = args.empty(dtype, args[x].shape, args[x].ndim, layout);
+  if (want_weight) dw = args.empty(dtype, args[w].shape, args[w].ndim);
+  if (want_bias) db = args.empty(dtype, &p.out_channels, 1);
+  Array dx_view = want_input ? args.view_of(dx) : Array{}, dw_view = want_weight ? args.view_of(dw) : Array{},
+        db_view = want_bias ? args.view_of(db) : Array{};
   size_t for_input = want_input ? conv_backward_input_scratch(p) : 0;
   size_t for_weight = want_weight ? conv_backward_weight_scratch(p) : 0;
-  Scratch scratch(std::max(for_input, for_weight));
-  without_gil([&] {
+  Workspace scratch = args.workspace(std::max(for_input, for_weight));
+  args.run([&] {
     if (want_input) conv_backward_input(p, args[dy].data, args[w].data, dx_view.data, scratch.data());
     if (want_weight || want_bias)
       conv_backward_weight(p, args[dy].data, args[x].data, dw_view.data, db_view.data, scratch.data());

@@ -1,5 +1,7 @@
 #include "ops/cross_entropy.h"
 
+#include <optional>
+
 #include "array.h"
 
 namespace arraynn::python {
@@ -20,6 +22,7 @@ struct Call {
   size_t x, t, w, dy;
   Layout layout;
   CrossEntropyParams p;
+  std::optional<Workspace> scratch;
 
   Call(py::handle input, py::handle target, py::handle weight, const Options& options,
        py::handle cotangent = py::none()) {
@@ -36,7 +39,8 @@ struct Call {
     args.make_layout(t, p.probabilities ? layout : Layout::contiguous);
     args.make_contiguous(w);
     args.make_contiguous(dy);
-    without_gil([&] { cross_entropy_labels(p, args[t].data, args[w].data); });
+    scratch.emplace(args.home(), reduction_scratch(p.place));
+    args.run([&] { cross_entropy_labels(p, args[t].data, args[w].data, scratch->data()); });
   }
 };
 
@@ -45,8 +49,10 @@ py::object forward(py::handle input, py::handle target, py::handle weight, int64
   Call call(input, target, weight, {ignore_index, static_cast<Reduction>(reduction), smoothing});
   const Arguments& a = call.args;
   Output y(a, out, call.p.output_shape, call.p.ndim);
-  without_gil(
-      [&] { cross_entropy_forward(call.p, a[call.x].data, a[call.t].data, a[call.w].data, y.view().data, nullptr); });
+  a.run([&] {
+    cross_entropy_forward(call.p, a[call.x].data, a[call.t].data, a[call.w].data, y.view().data, nullptr,
+                          call.scratch->data());
+  });
   return y.finish();
 }
 
@@ -57,19 +63,24 @@ py::object forward_gradient(py::handle input, py::handle target, py::handle weig
   const Arguments& a = call.args;
   Output y(a, py::none(), call.p.output_shape, call.p.ndim);
   Output dx(a, py::none(), a[call.x].shape, a[call.x].ndim, call.layout);
-  without_gil([&] {
-    cross_entropy_forward(call.p, a[call.x].data, a[call.t].data, a[call.w].data, y.view().data, dx.view().data);
+  a.run([&] {
+    cross_entropy_forward(call.p, a[call.x].data, a[call.t].data, a[call.w].data, y.view().data, dx.view().data,
+                          call.scratch->data());
   });
   return py::make_tuple(y.finish(), dx.finish());
 }
 
+// `unit`, on a device, is the gradient for a cotangent of one. Only the kernel can see whether it is the
+// gradient for this one; it then stays as it is, and is made that if not.
 py::object backward(py::handle cotangent, py::handle input, py::handle target, py::handle weight, int64_t ignore_index,
-                    int reduction, double smoothing) {
+                    int reduction, double smoothing, const py::object& unit) {
   Call call(input, target, weight, {ignore_index, static_cast<Reduction>(reduction), smoothing}, cotangent);
   const Arguments& a = call.args;
-  Output dx(a, py::none(), a[call.x].shape, a[call.x].ndim, call.layout);
-  without_gil([&] {
-    cross_entropy_backward(call.p, a[call.x].data, a[call.t].data, a[call.w].data, a[call.dy].data, dx.view().data);
+  bool held = !unit.is_none();
+  Output dx = held ? Output(a, unit) : Output(a, py::none(), a[call.x].shape, a[call.x].ndim, call.layout);
+  a.run([&] {
+    cross_entropy_backward(call.p, a[call.x].data, a[call.t].data, a[call.w].data, a[call.dy].data, dx.view().data,
+                           held, call.scratch->data());
   });
   return dx.finish();
 }

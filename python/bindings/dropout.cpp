@@ -15,7 +15,7 @@ py::object forward(py::handle input, double p, uint64_t key, py::handle out) {
   if (!is_dense(args[x])) args.make_contiguous(x);
   DropoutParams params = dropout_params(args[x], p, key);
   Output y(args, out, args[x]);
-  without_gil([&] { dropout_forward(params, args[x].data, y.view().data); });
+  args.run([&] { dropout_forward(params, args[x].data, y.view().data); });
   return y.finish();
 }
 
@@ -31,7 +31,7 @@ py::object backward(py::handle cotangent, const std::vector<int64_t>& strides, d
   args.make_like(dy, like);
   DropoutParams params = dropout_params(args[dy], p, key);
   Output dx(args, py::none(), args[dy]);
-  without_gil([&] { dropout_forward(params, args[dy].data, dx.view().data); });
+  args.run([&] { dropout_forward(params, args[dy].data, dx.view().data); });
   return dx.finish();
 }
 

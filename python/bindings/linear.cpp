@@ -15,8 +15,8 @@ py::object forward(py::handle input, py::handle weight, py::handle bias, py::han
   args.make_contiguous(x);
   args.make_contiguous(b);
   Output y(args, out, p.output_shape, p.ndim);
-  Scratch scratch(linear_scratch(p));
-  without_gil([&] { linear_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, scratch.data()); });
+  Workspace scratch = args.workspace(linear_scratch(p));
+  args.run([&] { linear_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, scratch.data()); });
   return y.finish();
 }
 
@@ -32,13 +32,13 @@ py::object backward(py::handle cotangent, py::handle input, py::handle weight, b
   args.make_contiguous(dy);
   args.make_contiguous(x);
   py::object dx = py::none(), dw = py::none(), db = py::none();
-  if (want_input) dx = empty(dtype, args[x].shape, args[x].ndim);
-  if (want_weight) dw = empty(dtype, args[w].shape, 2);
-  if (want_bias) db = empty(dtype, &p.out_features, 1);
-  Array dx_view = want_input ? view_of(dx) : Array{}, dw_view = want_weight ? view_of(dw) : Array{},
-        db_view = want_bias ? view_of(db) : Array{};
-  Scratch scratch(linear_scratch(p));
-  without_gil([&] {
+  if (want_input) dx = args.empty(dtype, args[x].shape, args[x].ndim);
+  if (want_weight) dw = args.empty(dtype, args[w].shape, 2);
+  if (want_bias) db = args.empty(dtype, &p.out_features, 1);
+  Array dx_view = want_input ? args.view_of(dx) : Array{}, dw_view = want_weight ? args.view_of(dw) : Array{},
+        db_view = want_bias ? args.view_of(db) : Array{};
+  Workspace scratch = args.workspace(linear_scratch(p));
+  args.run([&] {
     if (want_input) linear_backward_input(p, args[dy].data, args[w].data, dx_view.data, scratch.data());
     linear_backward_weight(p, args[dy].data, args[x].data, dw_view.data, db_view.data, scratch.data());
   });

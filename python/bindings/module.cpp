@@ -1,9 +1,9 @@
 // The extension module: every family's bindings, and what the Python side asks about the machine.
 #include "array.h"
+#include "core/backend.h"
 #include "core/isa.h"
 #include "core/roof.h"
 #include "core/threads.h"
-#include "device.h"
 
 namespace arraynn::python {
 
@@ -40,9 +40,14 @@ PYBIND11_MODULE(_core, m) {
     return list;
   });
   m.def("cuda_status", [] {
-    CudaStatus status = cuda_status();
+    CudaStatus status = cuda_backend() ? cuda_backend()->status() : CudaStatus{false, "built without a CUDA compiler"};
     return py::make_tuple(status.available, status.detail);
   });
+  m.def("load_cuda_backend", &load_cuda_backend);
+  m.def("allow_tf32", [] { return cuda_options().tf32.load(); });
+  m.def("set_allow_tf32", [](bool allow) { cuda_options().tf32.store(allow); });
+  m.def("cuda_checks", [] { return cuda_options().checks.load(); });
+  m.def("set_cuda_checks", [](bool check) { cuda_options().checks.store(check); });
   m.def("idle_bytes", &idle_bytes);
   m.def("trim", &trim);
   m.def("measure_fma_peak", [](const std::string& dtype, double seconds) {

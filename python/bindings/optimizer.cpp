@@ -3,12 +3,11 @@
 #include <algorithm>
 
 #include "array.h"
+#include "ops/reduction.h"
 
 namespace arraynn::python {
 
 namespace {
-
-using py::detail::npy_api;
 
 struct List {
   const char* name;
@@ -17,42 +16,74 @@ struct List {
 };
 
 // The tensors of one step: lists of arrays that go together, checked, and their chunks. Arrays that
-// the kernels cannot write in place (16-bit, or of different strides) have a copy that write_back()
-// brings home.
+// the kernels cannot write in place (of different strides, or 16-bit ones of the host) have a copy that
+// write_back() brings home.
 class Tensors {
  public:
-  Tensors(const char* op, std::vector<List> lists) : op_(op), lists_(std::move(lists)) {
+  Tensors(const char* op, std::vector<List> lists) : op_(op), home_(op), lists_(std::move(lists)) {
     check_lists();
+    items_.reserve(count_ * lists_.size());
     for (size_t i = 0; i < count_; ++i) check_tensor(i);
     check_overlap();
+    table.place = home_.place();
     for (size_t i = 0; i < count_; ++i) add(i);
     table.finish();
   }
 
   void write_back() const {
-    for (const Copy& copy : copies_)
-      py::module_::import("numpy").attr("copyto")(copy.original, copy.data, py::arg("casting") = "unsafe");
+    for (const Copy& copy : copies_) {
+      if (home_.on_device())
+        home_.copy(copy.view, views_[copy.item].view);
+      else
+        py::module_::import("numpy").attr("copyto")(py::handle(items_[copy.item].array), copy.memory,
+                                                    py::arg("casting") = "unsafe");
+    }
   }
+  const Home& home() const { return home_; }
 
   ChunkTable table;
 
  private:
+  struct Item {
+    PyObject* array;  // held by its list
+    DType dtype;
+    bool is_native;  // in its byte order
+  };
+  // Of an array of a device; NumPy's are looked at as they are, since steps are many and tensors small.
+  struct DeviceView {
+    Array view;
+    py::object holder;
+  };
   struct Copy {
-    py::object original, data;
+    size_t item;
+    py::object memory;
+    Array view;
   };
   struct Extent {
     const char *begin, *end;
     size_t list, tensor;
   };
 
-  PyObject* item(size_t list, size_t tensor) const {
-    return PyTuple_GET_ITEM(lists_[list].arrays.ptr(), static_cast<Py_ssize_t>(tensor));
-  }
+  size_t at(size_t list, size_t tensor) const { return tensor * lists_.size() + list; }
   std::string label(size_t list, size_t tensor) const {
     return std::string(lists_[list].name) + "[" + std::to_string(tensor) + "]";
   }
-  static const py::detail::PyArray_Proxy* proxy(PyObject* array) { return py::detail::array_proxy(array); }
-  static py::dtype dtype_of(PyObject* array) { return py::reinterpret_borrow<py::array>(array).dtype(); }
+  const py::detail::PyArray_Proxy* proxy(size_t i) const { return py::detail::array_proxy(items_[i].array); }
+  const char* data(size_t i) const {
+    return home_.on_device() ? static_cast<const char*>(views_[i].view.data) : proxy(i)->data;
+  }
+  int ndim(size_t i) const { return home_.on_device() ? views_[i].view.ndim : proxy(i)->nd; }
+  int64_t size(size_t i, int axis) const {
+    return home_.on_device() ? views_[i].view.shape[axis] : proxy(i)->dimensions[axis];
+  }
+  int64_t step(size_t i, int axis) const {  // in bytes
+    return home_.on_device() ? views_[i].view.strides[axis] * item_size(items_[i].dtype) : proxy(i)->strides[axis];
+  }
+  std::string shape_of(size_t i) const {
+    int64_t shape[max_dims];
+    for (int axis = 0; axis < ndim(i); ++axis) shape[axis] = size(i, axis);
+    return shape_text(shape, ndim(i));
+  }
 
   void check_lists() {
     for (List& list : lists_) {
@@ -69,47 +100,55 @@ class Tensors {
   }
 
   void check_tensor(size_t tensor) {
-    PyObject* first = nullptr;
     for (size_t k = 0; k < lists_.size(); ++k) {
-      PyObject* array = item(k, tensor);
-      if (!npy_api::get().PyArray_Check_(array))
-        type_error("%s: %s must be an array, got %s", op_, label(k, tensor).c_str(), Py_TYPE(array)->tp_name);
-      const auto* a = proxy(array);
-      py::dtype dtype = dtype_of(array);
-      int number = dtype.num();
-      if (number != npy_api::NPY_FLOAT_ && number != npy_api::NPY_DOUBLE_ && !is_floating(dtype))
+      PyObject* array = PyTuple_GET_ITEM(lists_[k].arrays.ptr(), static_cast<Py_ssize_t>(tensor));
+      items_.push_back({array, DType::float32, true});
+      if (!look_at(k, tensor, items_.back()))
         type_error("%s: %s has dtype %s, expected a floating dtype", op_, label(k, tensor).c_str(),
-                   py::cast<std::string>(py::str(dtype)).c_str());
-      if (k == 0) {
-        first = array;
-      } else {
-        check_alike(tensor, k, array, first);
-      }
-      if (lists_[k].written && !(a->flags & npy_api::NPY_ARRAY_WRITEABLE_))
+                   home_.dtype_name(array).c_str());
+      if (ndim(at(k, tensor)) > max_dims)
+        value_error("%s: %s has %d dimensions, expected at most %d", op_, label(k, tensor).c_str(), ndim(at(k, tensor)),
+                    max_dims);
+      if (k > 0) check_alike(tensor, k);
+      if (lists_[k].written && !home_.writable(array))
         value_error("%s: %s is read-only, expected a writable array", op_, label(k, tensor).c_str());
-      add_extent(k, tensor, a, dtype.itemsize());
+      add_extent(k, tensor);
     }
   }
 
-  void check_alike(size_t tensor, size_t list, PyObject* array, PyObject* first) const {
-    const auto *a = proxy(array), *b = proxy(first);
-    if (a->nd != b->nd || !std::equal(a->dimensions, a->dimensions + a->nd, b->dimensions))
-      value_error("%s: %s has shape %s, expected %s as %s has", op_, label(list, tensor).c_str(),
-                  py::cast<std::string>(py::str(py::handle(array).attr("shape"))).c_str(),
-                  py::cast<std::string>(py::str(py::handle(first).attr("shape"))).c_str(), label(0, tensor).c_str());
-    if (a->descr != b->descr && dtype_of(array).num() != dtype_of(first).num())
-      type_error("%s: %s has dtype %s, expected %s as %s has", op_, label(list, tensor).c_str(),
-                 py::cast<std::string>(py::str(dtype_of(array))).c_str(),
-                 py::cast<std::string>(py::str(dtype_of(first))).c_str(), label(0, tensor).c_str());
+  // False for a dtype that is not floating.
+  bool look_at(size_t list, size_t tensor, Item& item) {
+    if (is_numpy(item.array)) {
+      if (home_.on_device() || items_.size() == 1) home_.admit_numpy(label(list, tensor).c_str());
+      return floating_dtype(item.array, item.dtype, item.is_native);
+    }
+    DeviceView& there = views_.emplace_back();
+    bool known = home_.admit(label(list, tensor).c_str(), item.array, "an array", there.view, there.holder);
+    item.dtype = there.view.dtype;
+    return known && is_floating(item.dtype);
   }
 
-  void add_extent(size_t list, size_t tensor, const py::detail::PyArray_Proxy* a, py::ssize_t itemsize) {
-    const char *begin = a->data, *end = a->data + itemsize;
-    py::ssize_t bytes = itemsize;
-    for (int i = 0; i < a->nd; ++i) {
-      if (a->dimensions[i] == 0) return;
-      bytes *= a->dimensions[i];
-      py::ssize_t reach = (a->dimensions[i] - 1) * a->strides[i];
+  void check_alike(size_t tensor, size_t list) const {
+    size_t a = at(list, tensor), b = at(0, tensor);
+    bool same = ndim(a) == ndim(b);
+    for (int i = 0; same && i < ndim(a); ++i) same = size(a, i) == size(b, i);
+    if (!same)
+      value_error("%s: %s has shape %s, expected %s as %s has", op_, label(list, tensor).c_str(), shape_of(a).c_str(),
+                  shape_of(b).c_str(), label(0, tensor).c_str());
+    if (items_[a].dtype != items_[b].dtype)
+      type_error("%s: %s has dtype %s, expected %s as %s has", op_, label(list, tensor).c_str(),
+                 dtype_name(items_[a].dtype), dtype_name(items_[b].dtype), label(0, tensor).c_str());
+  }
+
+  void add_extent(size_t list, size_t tensor) {
+    size_t item = at(list, tensor);
+    const char* begin = data(item);
+    int64_t bytes = item_size(items_[item].dtype);
+    const char* end = begin + bytes;
+    for (int i = 0; i < ndim(item); ++i) {
+      int64_t count = size(item, i), reach = (count - 1) * step(item, i);
+      if (count == 0) return;
+      bytes *= count;
       (reach < 0 ? begin : end) += reach;
     }
     if (lists_[list].written && end - begin < bytes)
@@ -124,42 +163,72 @@ class Tensors {
       for (size_t j = i + 1; j < extents_.size() && extents_[j].begin < extents_[i].end; ++j) {
         const Extent &a = extents_[i], &b = extents_[j];
         if (!lists_[a.list].written && !lists_[b.list].written) continue;
-        py::handle x = item(a.list, a.tensor), y = item(b.list, b.tensor);
-        if (py::cast<bool>(py::module_::import("numpy").attr("shares_memory")(x, y)))
+        size_t x = at(a.list, a.tensor), y = at(b.list, b.tensor);
+        bool shared = home_.on_device() ? shares_memory(views_[x].view, views_[y].view)
+                                        : py::cast<bool>(py::module_::import("numpy").attr("shares_memory")(
+                                              py::handle(items_[x].array), py::handle(items_[y].array)));
+        if (shared)
           value_error("%s: %s overlaps %s, expected memory of its own", op_, label(b.list, b.tensor).c_str(),
                       label(a.list, a.tensor).c_str());
       }
   }
 
+  // Kernels take what is dense in one order; copies have the order of the first array.
   void add(size_t tensor) {
-    constexpr int c_order = npy_api::NPY_ARRAY_C_CONTIGUOUS_, f_order = npy_api::NPY_ARRAY_F_CONTIGUOUS_;
-    int common = c_order | f_order | npy_api::NPY_ARRAY_ALIGNED_;
-    for (size_t k = 0; k < lists_.size(); ++k) common &= proxy(item(k, tensor))->flags;
-    py::dtype dtype = dtype_of(item(0, tensor));
-    DType compute = dtype.itemsize() == 8 ? DType::float64 : DType::float32;
-    bool direct = dtype.itemsize() > 2 && (common & npy_api::NPY_ARRAY_ALIGNED_) && (common & (c_order | f_order));
-    void* data[5] = {};
+    size_t first = at(0, tensor);
+    DType dtype = items_[first].dtype;
+    DType compute = home_.on_device() || item_size(dtype) > 2 ? dtype : DType::float32;
+    Array like;
+    if (home_.on_device())
+      like = views_[first].view;
+    else
+      make_view(items_[first].array, dtype, like);
+    int64_t strides[max_dims];
+    like_strides(like, strides);
+    bool direct = compute == dtype;
+    for (size_t k = 0; k < lists_.size(); ++k) direct = direct && has_steps(at(k, tensor), strides);
+    void* pointers[5] = {};
     for (size_t k = 0; k < lists_.size(); ++k) {
-      PyObject* array = item(k, tensor);
-      if (!direct || !is_native(dtype_of(array))) array = copy_of(array, compute, lists_[k].written, common & c_order);
-      data[k] = proxy(array)->data;
+      size_t item = at(k, tensor);
+      pointers[k] = direct && items_[item].is_native ? const_cast<char*>(data(item))
+                                                     : copy_of(item, like, compute, strides, lists_[k].written);
     }
-    const auto* a = proxy(item(0, tensor));
-    int64_t count = 1;
-    for (int i = 0; i < a->nd; ++i) count *= a->dimensions[i];
-    table.add(compute, count, data, static_cast<int>(lists_.size()));
+    table.add(compute, element_count(like), pointers, static_cast<int>(lists_.size()));
   }
 
-  PyObject* copy_of(PyObject* array, DType compute, bool written, bool c_order) {
-    py::object copy = py::handle(array).attr("astype")(compute == DType::float64 ? "float64" : "float32",
-                                                       py::arg("order") = c_order ? "C" : "F");
-    (written ? copies_ : read_).push_back({py::reinterpret_borrow<py::object>(array), copy});
-    return copy.ptr();
+  // Whether an array lies aligned, and in these strides of elements.
+  bool has_steps(size_t item, const int64_t* strides) const {
+    int64_t bytes = item_size(items_[item].dtype);
+    for (int i = 0; i < ndim(item); ++i) {
+      if (size(item, i) == 0) return true;
+      if (size(item, i) > 1 && step(item, i) != strides[i] * bytes) return false;
+    }
+    return (reinterpret_cast<uintptr_t>(data(item)) & static_cast<uintptr_t>(bytes - 1)) == 0;
+  }
+
+  void* copy_of(size_t item, const Array& like, DType compute, const int64_t* strides, bool written) {
+    Copy copy{item, {}, like};
+    copy.view.dtype = compute;
+    std::copy(strides, strides + like.ndim, copy.view.strides);
+    if (home_.on_device()) {
+      copy.view.data = home_.bytes(static_cast<size_t>(element_count(like) * item_size(compute)), copy.memory);
+      if (copy.view.data) home_.copy(views_[item].view, copy.view);
+    } else {
+      copy.memory = home_.empty(compute, like.shape, strides, like.ndim);
+      py::module_::import("numpy").attr("copyto")(copy.memory, py::handle(items_[item].array));
+      copy.view.data = py::detail::array_proxy(copy.memory.ptr())->data;
+    }
+    void* pointer = copy.view.data;
+    (written ? copies_ : read_).push_back(std::move(copy));
+    return pointer;
   }
 
   const char* op_;
+  Home home_;
   std::vector<List> lists_;
   size_t count_ = 0;
+  std::vector<Item> items_;  // tensor by tensor
+  std::vector<DeviceView> views_;
   std::vector<Extent> extents_;
   std::vector<Copy> copies_, read_;
 };
@@ -173,8 +242,8 @@ void adam(py::object params, py::object grads, py::object exp_avgs, py::object e
                              {"exp_avg_sqs", exp_avg_sqs, true}};
   if (!amsgrad_maxes.is_none()) lists.push_back({"amsgrad_maxes", amsgrad_maxes, true});
   Tensors tensors("adam_step", std::move(lists));
-  AdamParams p = adam_params({step, lr, beta1, beta2, eps, weight_decay, decoupled, grad_scale});
-  without_gil([&] { adam_step(p, tensors.table); });
+  AdamParams p = adam_params({tensors.table.place, step, lr, beta1, beta2, eps, weight_decay, decoupled, grad_scale});
+  tensors.home().run([&] { adam_step(p, tensors.table); });
   tensors.write_back();
 }
 
@@ -183,17 +252,18 @@ void sgd(py::object params, py::object grads, py::object momentum_buffers, doubl
   std::vector<List> lists = {{"params", params, true}, {"grads", grads, false}};
   if (!momentum_buffers.is_none()) lists.push_back({"momentum_buffers", momentum_buffers, momentum != 0});
   Tensors tensors("sgd_step", std::move(lists));
-  SgdParams p{lr, momentum, dampening, weight_decay, nesterov};
+  SgdParams p{tensors.table.place, lr, momentum, dampening, weight_decay, nesterov};
   check_sgd(p, !momentum_buffers.is_none());
-  without_gil([&] { sgd_step(p, tensors.table); });
+  tensors.home().run([&] { sgd_step(p, tensors.table); });
   tensors.write_back();
 }
 
 double clip(py::object grads, double max_norm) {
   Tensors tensors("clip_grad_norm", {{"grads", grads, true}});
+  Workspace scratch(tensors.home(), reduction_scratch(tensors.table.place));
   double norm = 0, factor = 1;
-  without_gil([&] {
-    norm = grad_norm(tensors.table);
+  tensors.home().run([&] {
+    norm = grad_norm(tensors.table, scratch.data());
     factor = clip_factor(norm, max_norm);
     if (factor != 1) scale_grads(tensors.table, factor);
   });

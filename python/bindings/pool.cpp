@@ -26,9 +26,10 @@ Layout layout_of(const Array& input) {
 struct InputLike {
   Array view{};
   Layout layout;
-  InputLike(DType dtype, const std::vector<int64_t>& shape, bool channels_last)
+  InputLike(const Arguments& args, const std::vector<int64_t>& shape, bool channels_last)
       : layout(channels_last ? Layout::channels_last : Layout::contiguous) {
-    view.dtype = dtype;
+    view.dtype = args.dtype();
+    view.place = args.place();
     view.ndim = static_cast<int>(shape.size());
     std::copy(shape.begin(), shape.end(), view.shape);
   }
@@ -47,17 +48,17 @@ py::tuple max_pool(py::handle input, Pair kernel, Pair stride, Pair padding, Pai
   py::object indices = py::none(), taps = py::none();
   int64_t* places = nullptr;
   if (want_indices) {
-    indices = empty(DType::int64, p.output_shape, p.ndim, layout);
-    places = static_cast<int64_t*>(view_of(indices).data);
+    indices = args.empty(DType::int64, p.output_shape, p.ndim, layout);
+    places = static_cast<int64_t*>(args.view_of(indices).data);
   }
   size_t bytes = want_indices || for_pullback ? max_pool_taps(p) : 0;
   if (for_pullback) {
-    auto words = static_cast<int64_t>((bytes + 7) / 8);
-    taps = empty(DType::int64, &words, 1);
+    auto size = static_cast<int64_t>(bytes);
+    taps = args.empty(DType::uint8, &size, 1);
   }
-  Scratch scratch(for_pullback ? 0 : bytes);
-  void* saved = for_pullback ? view_of(taps).data : scratch.data();
-  without_gil([&] { max_pool_forward(p, args[x].data, y.view().data, saved, places); });
+  Workspace scratch = args.workspace(for_pullback ? 0 : bytes);
+  void* saved = for_pullback ? args.view_of(taps).data : scratch.data();
+  args.run([&] { max_pool_forward(p, args[x].data, y.view().data, saved, places); });
   return py::make_tuple(y.finish(), indices, taps, layout == Layout::channels_last);
 }
 
@@ -66,13 +67,15 @@ py::object max_pool_gradient(py::handle cotangent, py::handle taps, const std::v
                              bool ceil_mode) {
   Arguments args("max_pool2d");
   size_t dy = args.floating("cotangent", cotangent);
-  InputLike x(args.promote(), shape, channels_last);
+  args.promote();
+  InputLike x(args, shape, channels_last);
   PoolOptions options = options_of(kernel, stride, padding, dilation, ceil_mode);
   PoolParams p = pool_params("max_pool2d", x.view, options, x.layout);
   check_pool_cotangent("max_pool2d", p, args[dy]);
   args.make_layout(dy, x.layout);
   Output dx(args, py::none(), x.view.shape, x.view.ndim, x.layout);
-  without_gil([&] { max_pool_backward(p, args[dy].data, view_of(taps).data, dx.view().data); });
+  const void* saved = args.view_of(taps).data;
+  args.run([&] { max_pool_backward(p, args[dy].data, saved, dx.view().data); });
   return dx.finish();
 }
 
@@ -86,7 +89,7 @@ py::object average(const char* op, py::handle input, py::handle out, const F& pa
   PoolParams p = params(args[x], layout);
   args.make_layout(x, layout);
   Output y(args, out, p.output_shape, p.ndim, layout);
-  without_gil([&] { avg_pool_forward(p, args[x].data, y.view().data); });
+  args.run([&] { avg_pool_forward(p, args[x].data, y.view().data); });
   return y.finish();
 }
 
@@ -95,12 +98,13 @@ py::object average_gradient(const char* op, py::handle cotangent, const std::vec
                             const F& params) {
   Arguments args(op);
   size_t dy = args.floating("cotangent", cotangent);
-  InputLike x(args.promote(), shape, channels_last);
+  args.promote();
+  InputLike x(args, shape, channels_last);
   PoolParams p = params(x.view, x.layout);
   check_pool_cotangent(op, p, args[dy]);
   args.make_layout(dy, x.layout);
   Output dx(args, py::none(), x.view.shape, x.view.ndim, x.layout);
-  without_gil([&] { avg_pool_backward(p, args[dy].data, dx.view().data); });
+  args.run([&] { avg_pool_backward(p, args[dy].data, dx.view().data); });
   return dx.finish();
 }
 

@@ -35,8 +35,8 @@ class Call {
       first_.push_back(required ? args.floating(names_[i].c_str(), params[i])
                                 : args.optional_floating(names_[i].c_str(), params[i]));
     }
-    size_t l = lengths.is_none() ? 0 : args.integer("lengths", lengths);
-    args.promote();
+    size_t l = lengths.is_none() ? 0 : args.integer("lengths", lengths, true);
+    args.promote(Halves::as_float32);
 
     std::vector<const Array*> views;
     std::vector<const char*> names;
@@ -60,6 +60,10 @@ class Call {
                    static_cast<int64_t>(count),
                    l ? &args[l] : nullptr};
     p = rnn_params(a);
+    if (l) {
+      args.upload(l);
+      p.lengths = static_cast<const int64_t*>(args[l].data);
+    }
     args.make_contiguous(x);
     args.make_contiguous(this->h);
     args.make_contiguous(this->c);
@@ -82,14 +86,14 @@ class Call {
     if (options.sequence) shape[n++] = p.steps;
     if (is_batched && !(options.sequence && options.batch_first)) shape[n++] = p.batch;
     shape[n++] = p.directions * p.hidden;
-    return empty(p.dtype, shape, static_cast<int>(n));
+    return args.empty(p.dtype, shape, static_cast<int>(n));
   }
   py::object state() const {
     int64_t shape[3], n = 0;
     if (options.sequence) shape[n++] = p.layers * p.directions;
     if (is_batched) shape[n++] = p.batch;
     shape[n++] = p.hidden;
-    return empty(p.dtype, shape, static_cast<int>(n));
+    return args.empty(p.dtype, shape, static_cast<int>(n));
   }
 
   Arguments args;
@@ -107,27 +111,30 @@ class Call {
   std::vector<size_t> first_;
 };
 
-void* data_of(const py::object& array) { return array.is_none() ? nullptr : view_of(array).data; }
+void* data_of(const Arguments& args, const py::object& array) {
+  return array.is_none() ? nullptr : args.view_of(array).data;
+}
 
 // (output, h_n, c_n, saved): c_n is None for a GRU, saved is None unless asked for.
 py::object forward(const Options& o, py::handle input, py::handle h, py::handle c, const py::sequence& params,
                    py::handle lengths, bool saving) {
   Call call(o, input, h, c, params, lengths);
   const RnnParams& p = call.p;
+  const Arguments& args = call.args;
   py::object output = call.output(), h_n = call.state(), c_n = py::none(), saved = py::none();
   if (p.cell == Cell::lstm) c_n = call.state();
   if (saving) {
     auto size = static_cast<int64_t>(rnn_saved_elements(p));
-    saved = empty(p.dtype, &size, 1);
+    saved = args.empty(p.dtype, &size, 1);
   }
-  Scratch scratch(rnn_scratch(p, false));
-  void *to = data_of(output), *to_h = data_of(h_n), *to_c = data_of(c_n), *to_saved = data_of(saved);
-  without_gil([&] {
-    rnn_forward(p, call.args[call.x].data, call.pointers.data(), call.args[call.h].data, call.args[call.c].data, to,
-                to_h, to_c, to_saved, scratch.data());
+  Workspace scratch = args.workspace(rnn_scratch(p, false));
+  void *to = data_of(args, output), *to_h = data_of(args, h_n), *to_c = data_of(args, c_n),
+       *to_saved = data_of(args, saved);
+  args.run([&] {
+    rnn_forward(p, args[call.x].data, call.pointers.data(), args[call.h].data, args[call.c].data, to, to_h, to_c,
+                to_saved, scratch.data());
   });
-  const Arguments& args = call.args;
-  return py::make_tuple(rounded(args, output), rounded(args, h_n), c_n.is_none() ? c_n : rounded(args, c_n), saved);
+  return py::make_tuple(args.rounded(output), args.rounded(h_n), c_n.is_none() ? c_n : args.rounded(c_n), saved);
 }
 
 // (d_input, d_h0, d_c0, list of d_params): input and its gradient with time first.
@@ -136,27 +143,28 @@ py::object backward(const Options& o, py::handle input, const py::sequence& para
                     bool want_params) {
   Call call(o, input, py::none(), py::none(), params, lengths);
   const RnnParams& p = call.p;
+  const Arguments& args = call.args;
   Arguments cotangents(o.op);
   size_t dy = cotangents.floating("cotangent", d_output);
   size_t dh = cotangents.optional_floating("cotangent", d_h_n), dc = cotangents.optional_floating("cotangent", d_c_n);
-  cotangents.promote();
+  cotangents.promote(Halves::as_float32);
   for (size_t i : {dy, dh, dc}) cotangents.make_contiguous(i);
 
   py::object dx = py::none(), dh0 = call.state(), dc0 = py::none();
-  if (want_input) dx = empty(p.dtype, call.args[call.x].shape, call.args[call.x].ndim);
+  if (want_input) dx = args.empty(p.dtype, args[call.x].shape, args[call.x].ndim);
   if (p.cell == Cell::lstm) dc0 = call.state();
   py::list d_params;
   std::vector<void*> targets;
   for (size_t i = 0; i < call.pointers.size(); ++i) {
-    const Array& view = call.args[call.parameter(i)];
+    const Array& view = args[call.parameter(i)];
     bool wanted = want_params && call.pointers[i];
-    d_params.append(wanted ? empty(p.dtype, view.shape, view.ndim) : py::none());
-    targets.push_back(wanted ? view_of(d_params[i]).data : nullptr);
+    d_params.append(wanted ? args.empty(p.dtype, view.shape, view.ndim) : py::none());
+    targets.push_back(wanted ? args.view_of(d_params[i]).data : nullptr);
   }
-  Scratch scratch(rnn_scratch(p, true));
-  void *to = data_of(dx), *to_h = data_of(dh0), *to_c = data_of(dc0), *from = data_of(saved);
-  without_gil([&] {
-    rnn_backward(p, call.args[call.x].data, call.pointers.data(), from, cotangents[dy].data, cotangents[dh].data,
+  Workspace scratch = args.workspace(rnn_scratch(p, true));
+  void *to = data_of(args, dx), *to_h = data_of(args, dh0), *to_c = data_of(args, dc0), *from = data_of(args, saved);
+  args.run([&] {
+    rnn_backward(p, args[call.x].data, call.pointers.data(), from, cotangents[dy].data, cotangents[dh].data,
                  cotangents[dc].data, to, to_h, to_c, targets.data(), scratch.data());
   });
   return py::make_tuple(dx, dh0, dc0, d_params);
@@ -187,17 +195,18 @@ void bind_sequence(py::module_& m, const char* op, Cell cell) {
 py::object gru_cell(py::handle input, py::handle h, const py::sequence& params, bool saving, py::handle out) {
   Call call({"gru_cell", Cell::gru}, input, h, py::none(), params, py::none());
   const RnnParams& p = call.p;
-  const Array& state = call.args[call.h];
-  Output result(call.args, out, state.shape, state.ndim);
+  const Arguments& args = call.args;
+  const Array& state = args[call.h];
+  Output result(args, out, state.shape, state.ndim);
   py::object h_n = call.state(), saved = py::none();
   if (saving) {
     auto size = static_cast<int64_t>(rnn_saved_elements(p));
-    saved = empty(p.dtype, &size, 1);
+    saved = args.empty(p.dtype, &size, 1);
   }
-  Scratch scratch(rnn_scratch(p, false));
-  void *to_h = data_of(h_n), *to_saved = data_of(saved);
-  without_gil([&] {
-    rnn_forward(p, call.args[call.x].data, call.pointers.data(), state.data, nullptr, result.view().data, to_h, nullptr,
+  Workspace scratch = args.workspace(rnn_scratch(p, false));
+  void *to_h = data_of(args, h_n), *to_saved = data_of(args, saved);
+  args.run([&] {
+    rnn_forward(p, args[call.x].data, call.pointers.data(), state.data, nullptr, result.view().data, to_h, nullptr,
                 to_saved, scratch.data());
   });
   return saving ? py::object(py::make_tuple(result.finish(), saved)) : result.finish();
