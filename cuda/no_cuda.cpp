@@ -1,7 +1,7 @@
-#include "device.h"
+#include "core/backend.h"
 
 namespace arraynn {
 
-CudaStatus cuda_status() { return {false, "built without a CUDA compiler"}; }
+const CudaBackend* compiled_cuda_backend() { return nullptr; }
 
 }  // namespace arraynn

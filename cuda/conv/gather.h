@@ -1,0 +1,129 @@
+// An operand of a product that is never laid out as a matrix: one index runs over an image's pixels, the
+// other over taps and channels, and the element is what the pixel meets at the tap, zero outside the image.
+// The image is channels-last. Where an element lies is the sum of what its pixel and its tap add, so of the
+// tile's rows that is kept in a table, and of k worked out once for each slice.
+#pragma once
+#include "conv/axis.h"
+#include "device/tile_product.h"
+
+namespace arraynn::cuda {
+
+template <class T>
+struct GatherParams {
+  const T* data;
+  Axis h, w;
+  int64_t pixel_step;   // from one pixel to the next: all channels
+  int batch, channels;  // channels: of one group
+};
+
+// What a pixel, or a tap and channel, adds to the place of an element.
+struct alignas(16) Spot {
+  int64_t offset;
+  unsigned h, w;  // position; compared unsigned, so that below zero is outside too
+};
+
+// Along k, rows are pixels and k runs over taps; along rows, rows are taps and k runs over pixels.
+// One copy moves `Bytes`, of as many channels, which belong to one tap.
+template <class S, class T, int Bytes>
+class Gather {
+ public:
+  using Tile = S;
+  using Params = GatherParams<T>;
+  static constexpr bool along_k = S::along == Along::k;
+  static constexpr int count = Bytes / static_cast<int>(sizeof(T));
+  static constexpr int entries = along_k ? S::rows : S::rows / count;
+  static constexpr int table_bytes = entries * static_cast<int>(sizeof(Spot));
+
+  __device__ Gather(const Params& p, int64_t unit, int64_t first_row, int64_t k_begin, int64_t, void* table)
+      : p_(p), unit_(unit_of(p.h, p.w, unit)), table_(static_cast<Spot*>(table)) {
+    data_ = p.data + unit_.group * p.channels;
+    for (int i = thread(); i < entries; i += S::threads)
+      table_[i] = row_spot(row_base().digits(first_row + (along_k ? i : i * count)));
+    k_ = k_base().digits(k_begin + first_k());
+    step_ = k_base().digits(S::depth);
+  }
+
+  __device__ __forceinline__ void load(T* slice) {
+    Spot k = k_spot(k_);
+    if constexpr (Bytes >= 4) {
+#pragma unroll
+      for (int i = 0; i < copies; ++i) {
+        const T* from = place(i, k);
+        copy_to_slice<Bytes>(slice + at(i), from ? from : p_.data, from ? count : 0);
+      }
+    } else {
+      constexpr int batch = 8;
+      static_assert(copies % batch == 0);
+#pragma unroll 1
+      for (int i = 0; i < copies; i += batch) {
+        T held[batch];
+#pragma unroll
+        for (int j = 0; j < batch; ++j) {
+          const T* from = place(i + j, k);
+          held[j] = from ? *from : T{};
+        }
+#pragma unroll
+        for (int j = 0; j < batch; ++j) slice[at(i + j)] = held[j];
+      }
+    }
+    k_base().add(k_, step_);
+  }
+
+  static __device__ T element(const Params& p, int64_t unit, int64_t row, int64_t k) {
+    Gather g(p, unit);
+    const T* from = g.place(g.row_spot(g.row_base().digits(row)), g.k_spot(g.k_base().digits(k)));
+    return from ? *from : T{};
+  }
+
+ private:
+  // Threads along k: as for a matrix. Along rows, each thread stays with one k, of which there are S::depth.
+  static constexpr int in_row = along_k ? S::depth / count : S::threads / S::depth;
+  static constexpr int copies = S::rows * S::depth / count / S::threads;
+  static constexpr unsigned outside = 0x80000000u;
+
+  __device__ Gather(const Params& p, int64_t unit) : p_(p), unit_(unit_of(p.h, p.w, unit)) {
+    data_ = p.data + unit_.group * p.channels;
+  }
+
+  static __device__ int thread() { return static_cast<int>(threadIdx.x); }
+  static __device__ int first_k() { return along_k ? thread() % in_row * count : thread() / in_row; }
+  static __device__ int entry(int i) {
+    return along_k ? thread() / in_row + i * (S::threads / in_row) : thread() % in_row + i * in_row;
+  }
+  static __device__ int at(int i) { return S::at(along_k ? entry(i) : entry(i) * count, first_k()); }
+
+  __device__ Base pixel_base() const { return {unit_.h.count, unit_.w.count}; }
+  __device__ Base tap_base() const { return {max(1, unit_.w.taps), max(1, p_.channels)}; }
+  __device__ Base row_base() const { return along_k ? pixel_base() : tap_base(); }
+  __device__ Base k_base() const { return along_k ? tap_base() : pixel_base(); }
+
+  __device__ Spot pixel_spot(const Digits& d) const {
+    int h = d.middle * p_.h.step + unit_.h.origin, w = d.low * p_.w.step + unit_.w.origin;
+    int64_t line = static_cast<int64_t>(d.high) * p_.h.size + h;
+    return {(line * p_.w.size + w) * p_.pixel_step, d.high < p_.batch ? static_cast<unsigned>(h) : outside,
+            static_cast<unsigned>(w)};
+  }
+  __device__ Spot tap_spot(const Digits& d) const {
+    int h = d.high * p_.h.dilation, w = d.middle * p_.w.dilation;
+    return {(static_cast<int64_t>(h) * p_.w.size + w) * p_.pixel_step + d.low,
+            d.high < unit_.h.taps ? static_cast<unsigned>(h) : outside, static_cast<unsigned>(w)};
+  }
+  __device__ Spot row_spot(const Digits& d) const { return along_k ? pixel_spot(d) : tap_spot(d); }
+  __device__ Spot k_spot(const Digits& d) const { return along_k ? tap_spot(d) : pixel_spot(d); }
+
+  // Null outside the image, or where there is no such row or k. Positions lie within 2^30 of zero.
+  __device__ __forceinline__ const T* place(const Spot& row, const Spot& k) const {
+    bool inside = row.h + k.h < static_cast<unsigned>(p_.h.size) && row.w + k.w < static_cast<unsigned>(p_.w.size) &&
+                  k.h != outside;
+    return inside ? data_ + (row.offset + k.offset) : nullptr;
+  }
+  __device__ __forceinline__ const T* place(int i, const Spot& k) const { return place(table_[entry(i)], k); }
+
+  const Params& p_;
+  Unit unit_;
+  Spot* table_;
+  const T* data_;
+  Digits k_, step_;
+};
+
+}  // namespace arraynn::cuda

@@ -1,0 +1,237 @@
+// The products that convolutions are: of gathered pixels and weights, and of an output's gradient and
+// gathered pixels. For the sources beside this one: each holds the instances of one way to multiply, so that
+// they compile side by side.
+#pragma once
+#include "conv/gather.h"
+#include "device/tile_output.h"
+#include "dispatch.h"
+
+namespace arraynn::cuda {
+
+// How a product is cut, by its shape alone, and how its operands may be copied.
+enum class ConvTile : int { small, tall, large };  // 64 x 64, 128 x 64, 128 x 128
+
+struct ConvPlan {
+  ConvTile tile;
+  bool packed;             // both operands by 16 bytes, else by elements
+  int64_t units, m, n, k;  // m, n, k: the most of any unit
+  int64_t parts;           // of k, each a block of its own
+};
+
+// An image, channels-last.
+struct ConvImage {
+  const void* data;
+  int64_t pixel_step;  // all channels
+  int channels;        // of one group
+};
+
+// Where the result lies. Forward and for the input's gradient its rows are the pixels of (batch, h, w) in
+// the order of the phases, its columns the channels of a group.
+struct ConvResult {
+  void* data;
+  const void* bias;
+  int64_t step_n, step_h, step_w, step_c;
+  Write write;
+};
+
+struct GatherProduct {
+  DType dtype;
+  Place place;
+  ConvPlan plan;
+  Axis h, w;
+  int batch;
+  ConvImage image;
+  const void* weights;  // (groups, slots of h, slots of w, n, weight_step): rows of taps and channels, as gathered
+  int64_t weight_step;
+  ConvResult result;
+};
+
+// dw (groups, m, channels, taps of h, taps of w), where channels counts what is in the result; image.channels
+// may be more, of which the rest is zero.
+struct GradientProduct {
+  DType dtype;
+  Place place;
+  ConvPlan plan;
+  Axis h, w;
+  int batch, channels;
+  ConvImage image, d_output;
+  void* d_weight;
+};
+
+#define ARRAYNN_CONV_PRODUCTS(name)                               \
+  void conv_gather_##name(const GatherProduct& p, void* scratch); \
+  void conv_gradient_##name(const GradientProduct& p, void* scratch);
+ARRAYNN_CONV_PRODUCTS(float32)
+ARRAYNN_CONV_PRODUCTS(tf32)
+ARRAYNN_CONV_PRODUCTS(float16)
+ARRAYNN_CONV_PRODUCTS(bfloat16)
+ARRAYNN_CONV_PRODUCTS(plain)
+#undef ARRAYNN_CONV_PRODUCTS
+
+namespace {
+
+// ---- kernels ----
+
+struct ConvGrid {
+  int64_t units, parts, tiles_m, tiles_n, n;
+  int64_t most_rows;  // of any unit
+};
+
+// Which tile the block works on, k still to be filled in.
+template <class Shape>
+__device__ __forceinline__ TilePlace tile_of_block(const ConvGrid& g, int64_t* part) {
+  int64_t tiles = g.tiles_m * g.tiles_n, tile = blockIdx.x % tiles, rest = blockIdx.x / tiles;
+  TilePlace t{};
+  t.unit = rest % g.units;
+  *part = rest / g.units;
+  t.partial_row = rest * g.most_rows;
+  constexpr int64_t band = 8;
+  int64_t first = tile / (band * g.tiles_n) * band, in_band = tile % (band * g.tiles_n);
+  int64_t tall = min(band, g.tiles_m - first);
+  t.row = (first + in_band % tall) * Shape::m;
+  t.column = in_band / tall * Shape::n;
+  t.n = g.n;
+  return t;
+}
+
+__device__ __forceinline__ void set_part_of_k(TilePlace& t, int64_t k, int64_t part, int64_t parts, int depth) {
+  int64_t slices = (k + depth - 1) / depth, each = (slices + parts - 1) / parts;
+  t.k_begin = min(k, part * each * depth);
+  t.k_end = min(k, t.k_begin + each * depth);
+}
+
+struct PixelPlaces {
+  Axis h, w;
+  int64_t step_n, step_h, step_w, step_c, most_rows, columns;
+  int batch;
+  __device__ int64_t row(int64_t unit, int64_t i) const {
+    Unit u = unit_of(h, w, unit);
+    int64_t pixels = static_cast<int64_t>(u.h.count) * u.w.count;
+    if (i >= batch * pixels) return nowhere;
+    int64_t n = i / pixels, y = i % pixels / u.w.count, x = i % pixels % u.w.count;
+    return n * step_n + (u.h.phase + y * h.phases) * step_h + (u.w.phase + x * w.phases) * step_w +
+           u.group * columns * step_c;
+  }
+  __device__ int64_t column(int64_t j) const { return j * step_c; }
+  __device__ int64_t bias(int64_t unit) const { return unit / (static_cast<int64_t>(h.phases) * w.phases) * columns; }
+};
+
+template <class Math, class A, class B>
+__global__ void __launch_bounds__(Math::Shape::threads, Math::Shape::blocks)
+    gather_kernel(GatherParams<typename Math::T> image, MatrixParams<typename Math::T> weights,
+                  OutputParams<typename Math::T> o, PixelPlaces places, ConvGrid g) {
+  int64_t part;
+  TilePlace t = tile_of_block<typename Math::Shape>(g, &part);
+  Unit u = unit_of(image.h, image.w, t.unit);
+  t.m = static_cast<int64_t>(u.h.count) * u.w.count * image.batch;
+  if (t.row >= t.m) return;
+  set_part_of_k(t, static_cast<int64_t>(u.h.taps) * u.w.taps * image.channels, part, g.parts, A::Tile::depth);
+  int64_t slot = (u.group * slots_of(image.h) + u.h.slot) * slots_of(image.w) + u.w.slot;
+  weights.data += slot * g.n * weights.row_step;
+  product_tile<Math, A, B>(image, weights, o, places, t);
+}
+
+struct WeightPlaces {
+  int64_t rows, channels, padded_channels, taps;
+  __device__ int64_t row(int64_t unit, int64_t i) const { return (unit * rows + i) * channels * taps; }
+  __device__ int64_t column(int64_t j) const {
+    int64_t c = j % padded_channels;
+    return c < channels ? c * taps + j / padded_channels : nowhere;
+  }
+  __device__ int64_t bias(int64_t) const { return 0; }
+};
+
+template <class Math, class A, class B>
+__global__ void __launch_bounds__(Math::Shape::threads, Math::Shape::blocks)
+    gradient_kernel(MatrixParams<typename Math::T> d_output, GatherParams<typename Math::T> image,
+                    OutputParams<typename Math::T> o, WeightPlaces places, ConvGrid g, int group_step) {
+  int64_t part;
+  TilePlace t = tile_of_block<typename Math::Shape>(g, &part);
+  t.m = d_output.rows;
+  d_output.data += t.unit * group_step;
+  int64_t k = static_cast<int64_t>(image.h.count) * image.w.count * image.batch;
+  set_part_of_k(t, k, part, g.parts, A::Tile::depth);
+  product_tile<Math, A, B>(d_output, image, o, places, t);
+}
+
+// ---- launchers ----
+
+template <class T>
+GatherParams<T> gather_params(const ConvImage& image, const Axis& h, const Axis& w, int batch) {
+  return {static_cast<const T*>(image.data), h, w, image.pixel_step, batch, image.channels};
+}
+
+template <class Shape>
+ConvGrid grid_of(const ConvPlan& p) {
+  return {p.units, p.parts, ceil_div(p.m, Shape::m), ceil_div(p.n, Shape::n), p.n, p.m};
+}
+
+inline dim3 blocks_of(const ConvGrid& g) {
+  return dim3(static_cast<unsigned>(g.units * g.parts * g.tiles_m * g.tiles_n));
+}
+
+template <class Math, int Bytes>
+void launch_gather(const GatherProduct& p, void* scratch) {
+  using T = typename Math::T;
+  using Shape = typename Math::Shape;
+  using A = Gather<Slice<T, Shape::m, Along::k, Shape::threads>, T, Bytes>;
+  using B = PackedMatrix<Slice<T, Shape::n, Along::k, Shape::threads>, T>;
+  ConvGrid g = grid_of<Shape>(p.plan);
+  const ConvResult& r = p.result;
+  OutputParams<T> o{static_cast<T*>(r.data), static_cast<const T*>(r.bias), false, false, r.write, nullptr};
+  if (p.plan.parts > 1) o.partials = static_cast<compute_t<T>*>(scratch);
+  PixelPlaces places{p.h, p.w, r.step_n, r.step_h, r.step_w, r.step_c, p.plan.m, p.plan.n, p.batch};
+  launch(gather_kernel<Math, A, B>, blocks_of(g), Shape::threads, TileRoom<Math, A, B>::bytes, p.place,
+         gather_params<T>(p.image, p.h, p.w, p.batch),
+         MatrixParams<T>{static_cast<const T*>(p.weights), p.weight_step, 1, p.plan.n, 16}, o, places, g);
+  if (p.plan.parts > 1)
+    launch(finish_kernel<PixelPlaces, T>, grid_for(p.plan.units * p.plan.m * p.plan.n, finish_threads), finish_threads,
+           0, p.place, o, places, p.plan.parts, p.plan.units, p.plan.m, p.plan.n);
+}
+
+template <class Math, template <class, class> class Matrix, int Bytes>
+void launch_gradient(const GradientProduct& p, void* scratch) {
+  using T = typename Math::T;
+  using Shape = typename Math::Shape;
+  using A = Matrix<Slice<T, Shape::m, Along::rows, Shape::threads>, T>;
+  using B = Gather<Slice<T, Shape::n, Along::rows, Shape::threads>, T, Bytes>;
+  ConvGrid g = grid_of<Shape>(p.plan);
+  OutputParams<T> o{static_cast<T*>(p.d_weight), nullptr, false, false, Write::rows, nullptr};
+  if (p.plan.parts > 1) o.partials = static_cast<compute_t<T>*>(scratch);
+  WeightPlaces places{p.plan.m, p.channels, p.image.channels, static_cast<int64_t>(p.h.taps) * p.w.taps};
+  launch(gradient_kernel<Math, A, B>, blocks_of(g), Shape::threads, TileRoom<Math, A, B>::bytes, p.place,
+         MatrixParams<T>{static_cast<const T*>(p.d_output.data), 1, p.d_output.pixel_step, p.plan.m,
+                         static_cast<int>(sizeof(T))},
+         gather_params<T>(p.image, p.h, p.w, p.batch), o, places, g, p.d_output.channels);
+  if (p.plan.parts > 1)
+    launch(finish_kernel<WeightPlaces, T>, grid_for(p.plan.units * p.plan.m * p.plan.n, finish_threads), finish_threads,
+           0, p.place, o, places, p.plan.parts, p.plan.units, p.plan.m, p.plan.n);
+}
+
+template <template <class> class Math, class LargeTile, class TallTile>
+void launch_gather(const GatherProduct& p, void* scratch) {
+  using T = typename Math<SmallTile>::T;
+  if (!p.plan.packed)
+    launch_gather<Math<SmallTile>, sizeof(T)>(p, scratch);
+  else if (p.plan.tile == ConvTile::small)
+    launch_gather<Math<SmallTile>, 16>(p, scratch);
+  else if (p.plan.tile == ConvTile::tall)
+    launch_gather<Math<TallTile>, 16>(p, scratch);
+  else
+    launch_gather<Math<LargeTile>, 16>(p, scratch);
+}
+
+template <template <class> class Math, class LargeTile>
+void launch_gradient(const GradientProduct& p, void* scratch) {
+  using T = typename Math<SmallTile>::T;
+  if (!p.plan.packed)
+    launch_gradient<Math<SmallTile>, AnyMatrix, sizeof(T)>(p, scratch);
+  else if (p.plan.tile != ConvTile::large)
+    launch_gradient<Math<SmallTile>, PackedMatrix, 16>(p, scratch);
+  else
+    launch_gradient<Math<LargeTile>, PackedMatrix, 16>(p, scratch);
+}
+
+}  // namespace
+
+}  // namespace arraynn::cuda

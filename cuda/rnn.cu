@@ -1,0 +1,418 @@
+// Recurrent layers. The input's product is one matrix product for many steps. The steps themselves are one
+// launch where the recurrent weights, spread over the multiprocessors, stay in shared memory (rnn/forward.cu,
+// rnn/backward.cu: float32); else each is a matrix product and one kernel that finishes it. Weight, bias and
+// input gradients are matrix products and sums over all steps at the end, in a fixed order.
+#include "channel_sums.h"
+#include "dispatch.h"
+#include "gemm.h"
+#include "kernels.h"
+#include "rnn/persistent.h"
+
+namespace arraynn::cuda {
+
+namespace rnn {
+namespace {
+
+// ---- a step by itself: `product` is the recurrent one of all rows ----
+
+// A block of at most 256 threads has one row's part.
+struct RowBlocks {
+  int threads;
+  int64_t per_row, blocks;
+  RowBlocks(int64_t rows, int64_t columns)
+      : threads(static_cast<int>(std::min<int64_t>(256, ceil_div(columns, 32) * 32))),
+        per_row(threads ? ceil_div(columns, threads) : 0),
+        blocks(rows * per_row) {}
+  dim3 grid() const { return grid_for(blocks, 1); }
+};
+
+// f(row, column)
+template <class F>
+__device__ __forceinline__ void each_of_rows(int64_t per_row, int64_t blocks, int64_t columns, const F& f) {
+  for (int64_t i = blockIdx.x; i < blocks; i += gridDim.x) {
+    int64_t row = i / per_row, column = i % per_row * blockDim.x + threadIdx.x;
+    if (column < columns) f(row, column);
+  }
+}
+
+template <Cell cell, class T>
+__global__ void forward_step_kernel(Forward<T> a, const T* h, const T* product, RowBlocks r) {
+  each_of_rows(r.per_row, r.blocks, a.hidden, [&](int64_t n, int64_t unit) {
+    Ahead<cell, T> in = look_ahead<cell>(a, a.first, n, unit, h, a.hidden);
+    T bias[4], gates[gates_of<cell>];
+    load_biases<cell>(a, unit, bias);
+#pragma unroll
+    for (int g = 0; g < gates_of<cell>; ++g) gates[g] = product[(n * gates_of<cell> + g) * a.hidden + unit];
+    finish_forward<cell>(a, a.first, n, unit, in, gates, bias);
+  });
+}
+
+// The product is in the carry already.
+template <Cell cell, class T>
+__global__ void backward_step_kernel(Backward<T> a, int64_t s, RowBlocks r) {
+  each_of_rows(r.per_row, r.blocks, a.hidden, [&](int64_t n, int64_t unit) {
+    finish_backward<cell>(a, s, n, unit, look_behind<cell>(a, s, n, unit), T(0));
+  });
+}
+
+// ---- over time ----
+
+// The input as the weights' gradient may read it: past a sequence's end there may be anything, NaN too,
+// which a zero gate gradient would not hide.
+template <class T>
+__global__ void readable_input_kernel(const T* x, T* copy, const int64_t* lengths, int64_t batch, int64_t columns,
+                                      RowBlocks r) {
+  each_of_rows(r.per_row, r.blocks, columns, [&](int64_t row, int64_t column) {
+    bool active = row / batch < lengths[row % batch];
+    copy[row * columns + column] = active ? x[row * columns + column] : T(0);
+  });
+}
+
+// ---- scratch ----
+
+// Hands out aligned pieces; with a null base it only counts.
+class Pieces {
+ public:
+  explicit Pieces(void* base) : at_(reinterpret_cast<uintptr_t>(base)) { bytes(0); }
+  void* bytes(size_t count) {
+    at_ = (at_ + 127) / 128 * 128;
+    auto* piece = reinterpret_cast<void*>(at_);
+    at_ += count;
+    return piece;
+  }
+  template <class T>
+  T* take(int64_t elements) {
+    return static_cast<T*>(bytes(static_cast<size_t>(elements) * sizeof(T)));
+  }
+  size_t used() const { return at_ + 128; }  // whatever the real base is aligned to
+
+ private:
+  uintptr_t at_;
+};
+
+template <Cell cell, class T>
+class Layer {
+ public:
+  static constexpr int64_t gates = gates_of<cell>;
+
+  explicit Layer(const RnnLayer& p)
+      : p_(p),
+        states_(p.batch * p.hidden),
+        columns_(gates * p.hidden),
+        rows_(p.steps * p.batch),
+        padded_(ceil_div(columns_, 16) * 16),
+        d_step_(cell == Cell::lstm ? padded_ : padded_ + ceil_div(p.hidden, 16) * 16) {}
+
+  size_t forward_scratch(bool saving) const {
+    Pieces pieces(nullptr);
+    forward_pieces(saving, pieces);
+    return pieces.used();
+  }
+  size_t backward_scratch() const {
+    Pieces pieces(nullptr);
+    backward_pieces(pieces);
+    return pieces.used();
+  }
+
+  void forward(const RnnForward& b, void* scratch) const;
+  void backward(const RnnBackward& b, void* scratch) const;
+
+ private:
+  struct ForwardPieces {
+    T *gates, *between;        // products of one step, or two states
+    void *product, *counters;  // the matrix product's own, and the barriers'
+  };
+  struct BackwardPieces {
+    T *d, *input, *sums;
+    void *product, *counters;
+  };
+
+  // ---- matrix products ----
+
+  Gemm gemm_of(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_row,
+               int64_t b_column, T* c, bool add = false) const {
+    return {p_.dtype, p_.place, m, n, k, a, a_row, a_column, b, b_row, b_column, c, n, 1, nullptr, add};
+  }
+  Gemm input_product(int64_t steps, const T* x, const T* w_ih, T* to) const {
+    return gemm_of(steps * p_.batch, columns_, p_.input_size, x, p_.input_size, 1, w_ih, 1, p_.input_size, to);
+  }
+  Gemm state_product(const T* h, const T* w_hh, T* to) const {
+    return gemm_of(p_.batch, columns_, p_.hidden, h, p_.hidden, 1, w_hh, 1, p_.hidden, to);
+  }
+  Gemm back_product(const T* d, const T* w_hh, T* dh) const {
+    return gemm_of(p_.batch, p_.hidden, columns_, d, d_step_, 1, w_hh, p_.hidden, 1, dh, true);
+  }
+  // `size` columns of the gate gradients, summed over time with what the weights saw.
+  Gemm over_time(int64_t size, const T* d, const T* seen, int64_t columns, T* to) const {
+    return gemm_of(size, columns, rows_, d, 1, d_step_, seen, columns, 1, to);
+  }
+  Gemm input_gradient(int64_t size, const T* d, const T* w_ih, T* to, bool add) const {
+    return gemm_of(rows_, p_.input_size, size, d, d_step_, 1, w_ih, p_.input_size, 1, to, add);
+  }
+
+  ChannelSums all_sums() const { return {p_.dtype, p_.place, rows_, d_step_, 1}; }
+
+  // ---- pieces ----
+
+  // Steps whose input products are made at once: no more than stay in a large chip's cache by half.
+  int64_t steps_at_once() const {
+    int64_t most = std::max<int64_t>(1, (int64_t{1} << 24) / std::max<int64_t>(1, p_.batch * columns_));
+    return p_.steps ? ceil_div(p_.steps, ceil_div(p_.steps, most)) : 0;
+  }
+
+  static void* counters(Pieces& pieces) { return pieces.bytes(counter_step * most_counters * sizeof(uint32_t)); }
+
+  ForwardPieces forward_pieces(bool saving, Pieces& pieces) const {
+    int64_t some = steps_at_once(), rest = some ? p_.steps % some : 0;
+    ForwardPieces f{};
+    f.gates = pieces.take<T>(saving ? 0 : some * p_.batch * columns_);
+    f.between = pieces.take<T>(std::max(states_ * gates, 2 * p_.batch * ceil_div(p_.hidden, 16) * 16));
+    f.product = pieces.bytes(std::max({gemm_scratch(input_product(some, nullptr, nullptr, nullptr)),
+                                       gemm_scratch(input_product(rest, nullptr, nullptr, nullptr)),
+                                       gemm_scratch(state_product(nullptr, nullptr, nullptr))}));
+    f.counters = counters(pieces);
+    return f;
+  }
+
+  BackwardPieces backward_pieces(Pieces& pieces) const {
+    const T* none = nullptr;
+    BackwardPieces w{};
+    w.d = pieces.take<T>(rows_ * d_step_);
+    w.input = pieces.take<T>(p_.lengths ? rows_ * p_.input_size : 0);
+    w.sums = pieces.take<T>(d_step_);
+    size_t most = std::max(gemm_scratch(back_product(none, none, nullptr)), channel_sums_scratch(all_sums()));
+    for (int64_t size : {columns_, 2 * p_.hidden, p_.hidden})
+      most = std::max({most, gemm_scratch(over_time(size, none, none, p_.input_size, nullptr)),
+                       gemm_scratch(over_time(size, none, none, p_.hidden, nullptr)),
+                       gemm_scratch(input_gradient(size, none, none, nullptr, false))});
+    w.product = pieces.bytes(most);
+    w.counters = counters(pieces);
+    return w;
+  }
+
+  // ---- parts of the passes ----
+
+  void begin_state(T* to, const void* from) const {
+    size_t bytes = static_cast<size_t>(states_) * sizeof(T);
+    if (from)
+      copy_bytes(p_.place, to, from, bytes);
+    else
+      fill_zero(p_.place, to, bytes);
+  }
+  // The plan of all steps in one launch. One step by itself has nothing to keep weights for.
+  Plan plan(bool backward, const T* w_hh) const {
+    if (sizeof(T) == 8 || p_.steps < 2) return {};
+    Plan plan = plan_of({p_.place, cell, backward, p_.batch, p_.hidden});
+    plan.cut.packs = p_.hidden % 4 == 0 && aligned16(w_hh);
+    return plan;
+  }
+  template <class Kernel, class... A>
+  void launch_plan(Kernel kernel, const Plan& plan, void* counters, const A&... arguments) const {
+    Cut cut = plan.cut;
+    if (plan.alone()) return launch(kernel, plan.blocks(), threads, plan.shared_bytes, p_.place, arguments..., cut);
+    cut.arrived = static_cast<uint32_t*>(counters);
+    fill_zero(p_.place, counters, static_cast<size_t>(cut.row_groups) * counter_step * sizeof(uint32_t));
+    launch_cooperative(kernel, plan.blocks(), threads, plan.shared_bytes, p_.place, arguments..., cut);
+  }
+  void forward_steps(Forward<T> a, const Plan& plan, const ForwardPieces& f) const;
+  void backward_steps(const Backward<T>& a, const Plan& plan, const BackwardPieces& w) const;
+  void weight_gradients(const RnnBackward& b, const BackwardPieces& w) const;
+  void bias_gradients(const RnnBackward& b, const BackwardPieces& w) const;
+
+  RnnLayer p_;
+  int64_t states_, columns_, rows_, padded_, d_step_;
+};
+
+// The steps from a.first to a.end, whose input products are there.
+template <Cell cell, class T>
+void Layer<cell, T>::forward_steps(Forward<T> a, const Plan& plan, const ForwardPieces& f) const {
+  auto state = [&](int64_t s) { return a.h ? a.h + (p_.reverse ? p_.steps - s : s) * states_ : a.h_n; };
+  if constexpr (sizeof(T) == 4) {
+    if (plan.found) {
+      ForwardKernel kernel = cell == Cell::lstm ? lstm_forward_kernel(plan.tile) : gru_forward_kernel(plan.tile);
+      ForwardBuffers buffers{state(a.first), f.between};
+      return launch_plan(kernel, plan, f.counters, a, buffers);
+    }
+  }
+  RowBlocks r(p_.batch, p_.hidden);
+  for (int64_t s = a.first, end = a.end; s < end; ++s) {
+    gemm(state_product(state(s), a.w_hh, f.between), f.product);
+    a.first = s;
+    a.end = s + 1;
+    launch(forward_step_kernel<cell, T>, r.grid(), r.threads, 0, p_.place, a, state(s), f.between, r);
+  }
+}
+
+template <Cell cell, class T>
+void Layer<cell, T>::forward(const RnnForward& b, void* scratch) const {
+  Pieces pieces(scratch);
+  bool saving = b.gates != nullptr;
+  ForwardPieces f = forward_pieces(saving, pieces);
+  auto *h = static_cast<T*>(b.h), *c = static_cast<T*>(b.c), *h_n = static_cast<T*>(b.h_n),
+       *c_n = static_cast<T*>(b.c_n);
+  auto *x = static_cast<const T*>(b.input), *w_ih = static_cast<const T*>(b.w_ih),
+       *w_hh = static_cast<const T*>(b.w_hh);
+  int64_t start = p_.reverse ? p_.steps : 0;
+  bool in_place = !saving || p_.steps == 0;
+  if (saving) begin_state(h + start * states_, b.h0);
+  if (in_place) begin_state(h_n, b.h0);
+  if (cell == Cell::lstm && saving) begin_state(c + start * states_, b.c0);
+  if (cell == Cell::lstm && in_place) begin_state(c_n, b.c0);
+  if (states_ == 0) return;
+  Plan way = plan(false, w_hh);
+  int64_t some = steps_at_once();
+  for (int64_t s = 0; s < p_.steps; s += some) {
+    int64_t end = std::min(p_.steps, s + some), t = p_.reverse ? p_.steps - end : s;  // the earliest in time
+    T* gates_at = saving ? static_cast<T*>(b.gates) + t * p_.batch * columns_ : f.gates;
+    gemm(input_product(end - s, x + t * p_.batch * p_.input_size, w_ih, gates_at), f.product);
+    Forward<T> a{};
+    a.steps = p_.steps;
+    a.batch = p_.batch;
+    a.hidden = p_.hidden;
+    a.out_t = p_.out_t;
+    a.out_n = p_.out_n;
+    a.lengths = p_.lengths;
+    a.reverse = p_.reverse;
+    a.tf32 = p_.place.tf32;
+    a.first = s;
+    a.end = end;
+    a.w_hh = w_hh;
+    a.b_ih = static_cast<const T*>(b.b_ih);
+    a.b_hh = static_cast<const T*>(b.b_hh);
+    a.gates = gates_at;
+    a.gates_t = t;
+    a.hidden_n = static_cast<T*>(b.hidden_n);
+    a.h = saving ? h : nullptr;
+    a.c = saving ? c : nullptr;
+    a.output = static_cast<T*>(b.output);
+    a.h_n = h_n;
+    a.c_n = c_n;
+    forward_steps(a, way, f);
+  }
+}
+
+template <Cell cell, class T>
+void Layer<cell, T>::backward_steps(const Backward<T>& a, const Plan& plan, const BackwardPieces& w) const {
+  if constexpr (sizeof(T) == 4) {
+    if (plan.found) {
+      BackwardKernel kernel = cell == Cell::lstm ? lstm_backward_kernel(plan.tile) : gru_backward_kernel(plan.tile);
+      return launch_plan(kernel, plan, w.counters, a);
+    }
+  }
+  RowBlocks r(p_.batch, p_.hidden);
+  for (int64_t s = 0; s < p_.steps; ++s) {
+    launch(backward_step_kernel<cell, T>, r.grid(), r.threads, 0, p_.place, a, s, r);
+    int64_t t = p_.reverse ? s : p_.steps - 1 - s;
+    gemm(back_product(a.d + t * p_.batch * d_step_, a.w_hh, a.carry), w.product);
+  }
+}
+
+template <Cell cell, class T>
+void Layer<cell, T>::weight_gradients(const RnnBackward& b, const BackwardPieces& w) const {
+  auto* h = static_cast<const T*>(b.h) + (p_.reverse ? states_ : 0);
+  auto *d_w_ih = static_cast<T*>(b.d_w_ih), *d_w_hh = static_cast<T*>(b.d_w_hh);
+  if (d_w_ih) {
+    auto* x = static_cast<const T*>(b.input);
+    if (p_.lengths) {
+      RowBlocks r(rows_, p_.input_size);
+      launch(readable_input_kernel<T>, r.grid(), r.threads, 0, p_.place, x, w.input, p_.lengths, p_.batch,
+             p_.input_size, r);
+      x = w.input;
+    }
+    int64_t first = cell == Cell::lstm ? columns_ : 2 * p_.hidden;
+    gemm(over_time(first, w.d, x, p_.input_size, d_w_ih), w.product);
+    if (cell == Cell::gru)
+      gemm(over_time(p_.hidden, w.d + padded_, x, p_.input_size, d_w_ih + first * p_.input_size), w.product);
+  }
+  if (d_w_hh) gemm(over_time(columns_, w.d, h, p_.hidden, d_w_hh), w.product);
+}
+
+template <Cell cell, class T>
+void Layer<cell, T>::bias_gradients(const RnnBackward& b, const BackwardPieces& w) const {
+  auto *d_b_ih = static_cast<T*>(b.d_b_ih), *d_b_hh = static_cast<T*>(b.d_b_hh);
+  if (!d_b_ih && !d_b_hh) return;
+  channel_sums(all_sums(), w.d, w.sums, w.product);
+  auto copy = [&](T* to, const T* from, int64_t size) {
+    copy_bytes(p_.place, to, from, static_cast<size_t>(size) * sizeof(T));
+  };
+  if (d_b_hh) copy(d_b_hh, w.sums, columns_);
+  if (!d_b_ih) return;
+  int64_t first = cell == Cell::lstm ? columns_ : 2 * p_.hidden;
+  copy(d_b_ih, w.sums, first);
+  if (cell == Cell::gru) copy(d_b_ih + first, w.sums + padded_, p_.hidden);
+}
+
+template <Cell cell, class T>
+void Layer<cell, T>::backward(const RnnBackward& b, void* scratch) const {
+  Pieces pieces(scratch);
+  BackwardPieces w = backward_pieces(pieces);
+  auto *w_ih = static_cast<const T*>(b.w_ih), *w_hh = static_cast<const T*>(b.w_hh);
+  auto *carry = static_cast<T*>(b.d_h0), *dc = static_cast<T*>(b.d_c0), *d_input = static_cast<T*>(b.d_input);
+  begin_state(carry, b.d_h_n);
+  if (cell == Cell::lstm) begin_state(dc, b.d_c_n);
+  if (states_ > 0 && p_.steps > 0) {
+    Backward<T> a{};
+    a.steps = p_.steps;
+    a.batch = p_.batch;
+    a.hidden = p_.hidden;
+    a.out_t = p_.out_t;
+    a.out_n = p_.out_n;
+    a.lengths = p_.lengths;
+    a.reverse = p_.reverse;
+    a.tf32 = p_.place.tf32;
+    a.w_hh = w_hh;
+    a.gates = static_cast<const T*>(b.gates);
+    a.hidden_n = static_cast<const T*>(b.hidden_n);
+    a.h = static_cast<const T*>(b.h);
+    a.c = static_cast<const T*>(b.c);
+    a.d_output = static_cast<const T*>(b.d_output);
+    a.d = w.d;
+    a.d_step = d_step_;
+    a.padded = a.d_n = padded_;
+    a.carry = carry;
+    a.dc = dc;
+    backward_steps(a, plan(true, w_hh), w);
+  }
+  weight_gradients(b, w);
+  bias_gradients(b, w);
+  if (!d_input) return;
+  int64_t first = cell == Cell::lstm ? columns_ : 2 * p_.hidden;
+  gemm(input_gradient(first, w.d, w_ih, d_input, b.add_to_d_input), w.product);
+  if (cell == Cell::gru)
+    gemm(input_gradient(p_.hidden, w.d + padded_, w_ih + first * p_.input_size, d_input, true), w.product);
+}
+
+template <class F>
+void dispatch_layer(const RnnLayer& p, const F& f) {
+  auto typed = [&](auto zero) {
+    using T = decltype(zero);
+    if (p.cell == Cell::lstm)
+      f(Layer<Cell::lstm, T>(p));
+    else
+      f(Layer<Cell::gru, T>(p));
+  };
+  if (p.dtype == DType::float64)
+    typed(double{});
+  else
+    typed(float{});
+}
+
+}  // namespace
+}  // namespace rnn
+
+size_t rnn_layer_scratch(const RnnLayer& p, bool backward, bool saving) {
+  size_t bytes = 0;
+  rnn::dispatch_layer(
+      p, [&](const auto& layer) { bytes = backward ? layer.backward_scratch() : layer.forward_scratch(saving); });
+  return bytes;
+}
+
+void rnn_layer_forward(const RnnLayer& p, const RnnForward& b, void* scratch) {
+  rnn::dispatch_layer(p, [&](const auto& layer) { layer.forward(b, scratch); });
+}
+
+void rnn_layer_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
+  rnn::dispatch_layer(p, [&](const auto& layer) { layer.backward(b, scratch); });
+}
+
+}  // namespace arraynn::cuda
