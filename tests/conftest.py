@@ -1,14 +1,64 @@
-"""Test settings."""
+"""Test settings, and the devices that the ops are tested on."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import device
+import emulator
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Derandomized: the same examples on every run and machine, so that a failure can be repeated.
-settings.register_profile(
-    "arraynn",
+_settings = settings(
     derandomize=True,
     deadline=None,
     max_examples=120,
     database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.function_scoped_fixture,  # on_device is the same for all examples
+    ],
 )
-settings.load_profile("arraynn")
+settings.register_profile("cpu", _settings)
+settings.register_profile("cuda", _settings, max_examples=25)
+settings.load_profile("cpu")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        choices=sorted(device.WAYS),
+        default="emulated",
+        help="whose arrays the CUDA tests use: cupy and torch need a GPU and a build with CUDA",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cpu_only: about threads, or about NumPy alone; not run on a device")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # The emulated back end would take the place of the one that works on the GPU.
+    real = config.getoption("--device") != "emulated"
+    return True if real and collection_path.name == "test_device.py" else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    name = metafunc.module.__name__.rpartition(".")[2]
+    if name.removeprefix("test_") in emulator.FAMILIES:
+        once = metafunc.definition.get_closest_marker("cpu_only") is not None
+        metafunc.parametrize("on_device", ["cpu"] if once else ["cpu", "cuda"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def on_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the test's ops on the device that its name says."""
+    kind = getattr(request, "param", "cpu")
+    settings.load_profile(kind)
+    device.use(request.config.getoption("--device") if kind == "cuda" else None)
+    yield
+    device.use(None)
+    settings.load_profile("cpu")

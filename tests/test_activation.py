@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import arraynn as ann
 import numpy as np
 import pytest
 import torch
 from checks import check_bad, check_op, check_out, check_overlap, check_threads, cotangent_of
+from device import ann
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import (
@@ -152,6 +152,7 @@ def test_channels_last_stays_channels_last(name: str) -> None:
     check(name, x, *((1,) if name in ROWS else ()))
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("name", POINTWISE + ROWS)
 def test_same_bits_for_any_number_of_threads(name: str) -> None:
     check_threads(name, values((500, 203), np.float32, 1))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import arraynn as ann
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from checks import check_bad, check_op, check_out, check_overlap, check_threads, cotangent_of
+from device import ann
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import (
@@ -208,6 +208,7 @@ def test_channels_last_stays_channels_last() -> None:
         assert is_channels_last(dx)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, channels_last], ids=["c", "channels-last"])
 def test_same_bits_for_any_number_of_threads(layout: Any) -> None:
     x, b = layout(values((3, 24, 33, 34), np.float32, 1)), values((40,), np.float32, 3)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import arraynn as ann
 import numpy as np
 import pytest
 from checks import assert_same_bits, check_bad, check_op, check_out, check_overlap, check_threads
+from device import ann
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import HALF, LENGTHS, WIDE, arrays, channels_last, is_channels_last, values, wide_dtypes, widths
@@ -91,6 +91,7 @@ def test_channels_last_stays_channels_last() -> None:
     assert is_channels_last(pullback(x)[0])
 
 
+@pytest.mark.cpu_only
 def test_same_bits_for_any_number_of_threads() -> None:
     check_threads("dropout", values((70_001,), np.float32, 1), 0.3, rng=2)
     check_threads("dropout", channels_last(values((3, 7, 60, 61), np.float32, 1)), 0.3, rng=2)

@@ -16,6 +16,7 @@ PLACES = (
     "csrc/ops/{}.h",
     "csrc/ops/{}.cpp",
     "csrc/cpu/{}.cpp",
+    "cuda/{}.cu",
     "python/bindings/{}.cpp",
     "python/arraynn/{}.py",
     "python/arraynn/reference/{}.py",

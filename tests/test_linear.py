@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import arraynn as ann
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from checks import check_bad, check_op, check_out, check_overlap, check_threads, cotangent_of
+from device import ann
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import HALF, WIDE, arrays, lengths, values, wide_dtypes, widths
@@ -91,6 +91,7 @@ def test_out(shape: tuple[int, ...]) -> None:
     check_overlap("linear", x, w, b)
 
 
+@pytest.mark.cpu_only
 def test_same_bits_for_any_number_of_threads() -> None:
     for rows, features, outputs in ((130, 300, 270), (1, 700, 900), (2000, 40, 10)):
         x, w = values((rows, features), np.float32, 1), values((outputs, features), np.float32, 2)

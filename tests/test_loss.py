@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import arraynn as ann
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from checks import check_bad, check_op, check_out, check_overlap, check_threads, cotangent_of
+from device import ann
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import HALF, LENGTHS, WIDE, arrays, values, wide_dtypes, widths
@@ -110,6 +110,7 @@ def test_out(reduction: str) -> None:
     check_overlap("mse_loss", x, t, reduction=reduction)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_same_bits_for_any_number_of_threads(reduction: str) -> None:
     for n in (1031, 200_003):

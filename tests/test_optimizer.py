@@ -8,11 +8,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import arraynn as ann
 import numpy as np
 import pytest
 import torch
 from checks import assert_same_bits, check_bad
+from device import ann
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import HALF, LENGTHS, WIDE, lay, values, wide_dtypes, widths
@@ -248,6 +248,7 @@ def test_mixed_dtypes() -> None:
         assert_close(a, e, terms=4)
 
 
+@pytest.mark.cpu_only
 def test_same_bits_for_any_number_of_threads() -> None:
     lists = adam_lists([(70_001,), (3,), (257, 300)], np.float32, True)
     results = []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import arraynn as ann
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from checks import check_bad, check_op, check_out, check_overlap, check_threads, cotangent_of, refuses
+from device import ann
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import HALF, WIDE, arrays, channels_last, is_channels_last, lay, values, wide_dtypes, widths
@@ -169,6 +169,7 @@ def test_channels_last_stays_channels_last(name: str, args: Any) -> None:
     assert is_channels_last(pullback(channels_last(cotangent_of(y)))[0])
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, channels_last], ids=["c", "channels-last"])
 @pytest.mark.parametrize(
     ("name", "args"), [("max_pool2d", (3, 2, 1)), ("avg_pool2d", (3, 2, 1)), ("adaptive_avg_pool2d", (7,))]

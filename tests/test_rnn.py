@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import arraynn as ann
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,7 @@ from checks import (
     cotangent_of,
     leaves,
 )
+from device import ann
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import HALF, WIDE, arrays, lay, seeds, values, wide_dtypes, widths
@@ -305,6 +305,7 @@ def test_out(batch: tuple[int, ...]) -> None:
     check_overlap("gru_cell", x, h, *w)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("both", [False, True])
 def test_same_bits_for_any_number_of_threads(name: str, both: bool) -> None:
@@ -316,6 +317,7 @@ def test_same_bits_for_any_number_of_threads(name: str, both: bool) -> None:
         check_threads(name, x, hx, params, num_layers=2, bidirectional=both, lengths=lengths)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("name", CELLS)
 def test_same_bits_of_cells_for_any_number_of_threads(name: str) -> None:
     w = weights(name, 137, 150, np.float32)

@@ -1,0 +1,168 @@
+"""What the emulator is for: a mistake in a kernel, made on purpose, fails a test on a machine without a GPU.
+
+Each mistake is made in a copy of the sources; the one file that it concerns is compiled anew and
+takes its place in the library, which a process of its own loads to run an op against its reference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import emulator
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+CUDA = emulator.ROOT / "cuda"
+
+
+class Mistake(NamedTuple):
+    what: str
+    file: str  # where it is made, below cuda/
+    right: str
+    wrong: str
+    unit: str  # the source that has it compiled in
+    call: str  # what shows it
+    sanitized: bool = False
+    says: str = "AssertionError"
+
+
+SOFTMAX = "check_op('softmax', values((3, 5003), np.float32, 1))"
+GRADIENTS = (
+    "check_op('linear', *(values(s, np.float32, 1) for s in ((700, 33), (65, 33), (65,))), bounds=wide)"
+)
+
+MISTAKES = [
+    Mistake(
+        "a barrier removed",
+        "device/reduce.h",
+        "  if (lane == 0) room[warp] = value;\n  __syncthreads();\n",
+        "  if (lane == 0) room[warp] = value;\n",
+        "cross_entropy.cu",
+        "check_op('cross_entropy', values((300, 10), np.float32, 1), np.arange(300) % 10)",
+    ),
+    Mistake(
+        "a barrier that some threads leave out",
+        "device/reduce.h",
+        "  if (lane == 0) room[warp] = value;\n  __syncthreads();\n",
+        "  if (lane == 0) room[warp] = value;\n  if (threadIdx.x != 7) __syncthreads();\n",
+        "cross_entropy.cu",
+        "check_op('cross_entropy', values((300, 10), np.float32, 1), np.arange(300) % 10)",
+        says="wait for each other in vain",
+    ),
+    Mistake(
+        "an index one too far, in the arrays",
+        "device/extent.h",
+        "int64_t edges() const { return size - packs * width; }",
+        "int64_t edges() const { return size - packs * width + 1; }",
+        "activation.cu",
+        "check_op('relu', values((1031,), np.float32, 1))",
+        sanitized=True,
+        says="heap-buffer-overflow",
+    ),
+    Mistake(
+        "an index one too low, in the arrays",
+        "device/extent.h",
+        "int64_t at(int64_t pack) const { return head + pack * width; }",
+        "int64_t at(int64_t pack) const { return head + pack * width - width; }",
+        "activation.cu",
+        "check_op('relu', values((1031,), np.float32, 1))",
+        sanitized=True,
+        says="heap-buffer-overflow",
+    ),
+    Mistake(
+        "too little shared memory",
+        "copy.cu",
+        "sizeof(Word) * tile * (tile + 1), place",
+        "sizeof(Word) * tile * tile, place",
+        "copy.cu",
+        "check_op('softmax', np.asfortranarray(values((70, 40), np.float32, 1)))",
+        sanitized=True,
+        says="use-after-poison",
+    ),
+]
+
+PROGRAM = """
+import numpy as np
+import device
+from checks import check_op
+from shapes import values
+
+device.use("emulated")
+wide = {"all": (1000, 100)}
+"""
+
+
+def _broken(mistake: Mistake, folder: Path) -> Path:
+    """Build the library with the mistake in it."""
+    emulator.build()
+    sources = folder / "cuda"
+    shutil.copytree(CUDA, sources)
+    path = sources / mistake.file
+    text = path.read_text()
+    assert text.count(mistake.right) == 1, (
+        f"{mistake.file} has changed: it no longer holds what is broken here"
+    )
+    path.write_text(text.replace(mistake.right, mistake.wrong))
+
+    units = {mistake.unit} | ({"emulate/fibers.cpp"} if mistake.sanitized else set())
+    flags = ["-fsanitize=address", "-fno-omit-frame-pointer"] if mistake.sanitized else []
+    objects = []
+    for entry in json.loads((emulator.BUILD / "compile_commands.json").read_text()):
+        source = Path(entry["file"])
+        made = Path(entry["directory"]) / entry["output"]
+        if source.is_relative_to(CUDA) and str(source.relative_to(CUDA)) in units:
+            new = folder / made.name
+            command = [word.replace(str(CUDA), str(sources)) for word in shlex.split(entry["command"])]
+            command[command.index("-o") + 1] = str(new)
+            subprocess.run([*command, *flags], check=True, cwd=entry["directory"])
+            made = new
+        objects.append(made)
+    library = folder / "libbroken.so"
+    subprocess.run(["g++", "-shared", *flags, "-o", library, *objects], check=True)
+    return library
+
+
+def _preload() -> str:
+    """Return the path of AddressSanitizer's library, which has to come before all others."""
+    found = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    return str(Path(found.stdout.strip()).resolve())
+
+
+def _run(arguments: list[str], library: Path, sanitized: bool) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ, ARRAYNN_EMULATED_LIBRARY=str(library), PYTHONPATH=str(TESTS))
+    environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
+    if sanitized:
+        # Python frees little at its end; and a leak is not what is looked for.
+        environment.update(
+            LD_PRELOAD=_preload(), ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=0"
+        )
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.what)
+def test_a_mistake_shows(mistake: Mistake, tmp_path: Path) -> None:
+    program = PROGRAM + mistake.call
+    right = _run(["-c", program], emulator.build(), False)
+    assert right.returncode == 0, right.stderr
+    wrong = _run(["-c", program], _broken(mistake, tmp_path), mistake.sanitized)
+    assert wrong.returncode != 0, "the mistake went unseen"
+    assert mistake.says in wrong.stderr, wrong.stderr
+
+
+def test_op_tests_under_address_sanitizer() -> None:
+    """Every op test of the device, on few examples, with each access of each kernel checked."""
+    files = [
+        str(p) for p in sorted(TESTS.glob("test_*.py")) if p.stem.removeprefix("test_") in emulator.FAMILIES
+    ]
+    assert len(files) == len(emulator.FAMILIES)
+    library = emulator.build(sanitize="address")
+    done = _run(["-m", "pytest", "-q", "-x", "-k", "cuda", "-p", "no:cacheprovider", *files], library, True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert " passed" in done.stdout
