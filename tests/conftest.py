@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,8 @@ _settings = settings(
     ],
 )
 settings.register_profile("cpu", _settings)
-settings.register_profile("cuda", _settings, max_examples=25)
+# The emulated device is slow.
+settings.register_profile("cuda", _settings, max_examples=int(os.environ.get("ARRAYNN_CUDA_EXAMPLES", "25")))
 settings.load_profile("cpu")
 
 

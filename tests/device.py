@@ -135,13 +135,36 @@ class EmulatedArray:
         return _new_capsule(address, name, ctypes.cast(_drop_capsule, ctypes.c_void_p))
 
 
+_libc = ctypes.CDLL(None)
+
+
+class _Memory:
+    """A block of exactly the bytes asked for, so that AddressSanitizer knows where it begins and ends."""
+
+    def __init__(self, count: int) -> None:
+        self.address = ctypes.c_void_p()
+        if _libc.posix_memalign(ctypes.byref(self.address), 256, ctypes.c_size_t(count)):
+            raise MemoryError(f"no {count} bytes for the emulated device")
+        self.__array_interface__ = {
+            "data": (self.address.value, False),
+            "shape": (count,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+    def __del__(self) -> None:
+        _libc.free(self.address)
+
+
 def _allocate(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """Return memory as a device gives it: aligned to 256 bytes, full of what happens to be there."""
     dtype = np.dtype(dtype)
     count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    room = np.full(count + 256, 0xFF, np.uint8)
-    start = -room.__array_interface__["data"][0] % 256
-    return room[start : start + count].view(dtype).reshape(shape)
+    if count == 0:
+        return np.empty(shape, dtype)
+    block = np.asarray(_Memory(count))
+    block[...] = 0xFF
+    return block.view(dtype).reshape(shape)
 
 
 def _dtype(name: str) -> np.dtype[Any]:

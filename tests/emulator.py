@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import subprocess
@@ -29,14 +30,17 @@ def build(sanitize: str = "") -> Path:
         "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
         f"-DARRAYNN_SANITIZE={sanitize}",
     ]
-    for command in (
-        ["cmake", "-G", "Ninja", "-S", ROOT, "-B", folder, *options],
-        ["cmake", "--build", folder, "--target", "arraynn_emulated"],
-    ):
-        print("+", *command, file=sys.stderr)
-        done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if done.returncode:
-            raise RuntimeError(f"the emulated CUDA back end does not build:\n{done.stdout}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs at a time must not build in one folder
+        for command in (
+            ["cmake", "-G", "Ninja", "-S", ROOT, "-B", folder, *options],
+            ["cmake", "--build", folder, "--target", "arraynn_emulated"],
+        ):
+            print("+", *command, file=sys.stderr)
+            done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            if done.returncode:
+                raise RuntimeError(f"the emulated CUDA back end does not build:\n{done.stdout}")
     found = sorted(folder.rglob("libarraynn_emulated.so"))
     if not found:
         raise RuntimeError(f"the build left no libarraynn_emulated.so below {folder}")

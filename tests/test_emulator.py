@@ -135,8 +135,10 @@ def _preload() -> str:
     return str(Path(found.stdout.strip()).resolve())
 
 
-def _run(arguments: list[str], library: Path, sanitized: bool) -> subprocess.CompletedProcess[str]:
-    environment = dict(os.environ, ARRAYNN_EMULATED_LIBRARY=str(library), PYTHONPATH=str(TESTS))
+def _run(
+    arguments: list[str], library: Path, sanitized: bool = False, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ, ARRAYNN_EMULATED_LIBRARY=str(library), PYTHONPATH=str(TESTS), **variables)
     environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
     if sanitized:
         # Python frees little at its end; and a leak is not what is looked for.
@@ -146,10 +148,20 @@ def _run(arguments: list[str], library: Path, sanitized: bool) -> subprocess.Com
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
 
 
+def _run_op_tests(
+    families: tuple[str, ...], library: Path, sanitized: bool = False, **variables: str
+) -> None:
+    files = [str(TESTS / f"test_{family}.py") for family in families]
+    options = ["-m", "pytest", "-q", "-x", "-k", "cuda", "-p", "no:cacheprovider"]
+    done = _run([*options, *files], library, sanitized, **variables)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert " passed" in done.stdout
+
+
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.what)
 def test_a_mistake_shows(mistake: Mistake, tmp_path: Path) -> None:
     program = PROGRAM + mistake.call
-    right = _run(["-c", program], emulator.build(), False)
+    right = _run(["-c", program], emulator.build())
     assert right.returncode == 0, right.stderr
     wrong = _run(["-c", program], _broken(mistake, tmp_path), mistake.sanitized)
     assert wrong.returncode != 0, "the mistake went unseen"
@@ -158,11 +170,16 @@ def test_a_mistake_shows(mistake: Mistake, tmp_path: Path) -> None:
 
 def test_op_tests_under_address_sanitizer() -> None:
     """Every op test of the device, on few examples, with each access of each kernel checked."""
-    files = [
-        str(p) for p in sorted(TESTS.glob("test_*.py")) if p.stem.removeprefix("test_") in emulator.FAMILIES
-    ]
-    assert len(files) == len(emulator.FAMILIES)
     library = emulator.build(sanitize="address")
-    done = _run(["-m", "pytest", "-q", "-x", "-k", "cuda", "-p", "no:cacheprovider", *files], library, True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert " passed" in done.stdout
+    _run_op_tests(emulator.FAMILIES, library, sanitized=True, ARRAYNN_CUDA_EXAMPLES="4")
+
+
+def test_op_tests_on_a_chip_without_these_tensor_cores() -> None:
+    library = emulator.build()
+    families = ("conv", "linear", "rnn")
+    _run_op_tests(families, library, ARRAYNN_EMULATE_CAPABILITY="75", ARRAYNN_CUDA_EXAMPLES="4")
+
+
+def test_op_tests_in_another_order_of_threads() -> None:
+    library = emulator.build()
+    _run_op_tests(emulator.FAMILIES, library, ARRAYNN_EMULATE_SEED="2", ARRAYNN_CUDA_EXAMPLES="4")

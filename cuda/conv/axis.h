@@ -47,6 +47,7 @@ struct Unit {
 };
 
 __host__ __device__ inline Unit unit_of(const Axis& h, const Axis& w, int64_t unit) {
+  if (h.phases == 1 && w.phases == 1) return {unit, phase_of(h, 0), phase_of(w, 0)};
   int64_t phases = static_cast<int64_t>(h.phases) * w.phases, phase = unit % phases;
   return {unit / phases, phase_of(h, static_cast<int>(phase / w.phases)),
           phase_of(w, static_cast<int>(phase % w.phases))};

@@ -239,6 +239,15 @@ GatherPlan gather_plan(const ConvParams& p, bool backward) {
   return g;
 }
 
+// Whether weights can be read as they are, like those of a channels-last kernel.
+bool lies_in_order(const WeightCopy& c) {
+  int64_t steps[5] = {c.rows * c.row_step, c.row_step, 1, c.w.taps * c.channels, c.channels};
+  int64_t sizes[5] = {c.groups, c.rows, c.channels, c.h.taps, c.w.taps};
+  bool same = c.channels == c.padded && c.row_step == steps[3] * c.h.taps && c.h.phases == 1 && c.w.phases == 1;
+  for (int i = 0; i < 5; ++i) same = same && (sizes[i] == 1 || c.steps[i] == steps[i]);
+  return same;
+}
+
 size_t gather_scratch(const ConvParams& p, bool backward) {
   GatherPlan g = gather_plan(p, backward);
   Room room(nullptr);
@@ -253,8 +262,10 @@ void run_gather(const ConvParams& p, bool backward, const void* image, const voi
   GatherPlan g = gather_plan(p, backward);
   if (g.plan.units == 0 || g.plan.m == 0 || g.plan.n == 0) return;
   Room room(scratch);
-  void* weights = room.take(g.weight_bytes);
-  copy_weights(g.weights, weight, weights);
+  void* copy = room.take(g.weight_bytes);
+  bool in_order = lies_in_order(g.weights) && aligned16(weight);
+  if (!in_order) copy_weights(g.weights, weight, copy);
+  const void* weights = in_order ? weight : copy;
   g.plan.packed = is_packed(p, g.image, image);
   GatherProduct product{
       p.dtype, p.place, g.plan, g.axes.h, g.axes.w, static_cast<int>(p.batch), {}, weights, g.weights.row_step, {}};

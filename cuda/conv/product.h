@@ -73,28 +73,30 @@ namespace {
 // ---- kernels ----
 
 struct ConvGrid {
-  int64_t units, parts, tiles_m, tiles_n, n;
-  int64_t most_rows;  // of any unit
+  unsigned units, parts, tiles_m, tiles_n;
+  int64_t most_rows, n;  // of any unit; of all
 };
 
 // Which tile the block works on, k still to be filled in.
 template <class Shape>
-__device__ __forceinline__ TilePlace tile_of_block(const ConvGrid& g, int64_t* part) {
-  int64_t tiles = g.tiles_m * g.tiles_n, tile = blockIdx.x % tiles, rest = blockIdx.x / tiles;
+__device__ __forceinline__ TilePlace tile_of_block(const ConvGrid& g, unsigned* part) {
+  unsigned tiles = g.tiles_m * g.tiles_n, tile = blockIdx.x % tiles, rest = blockIdx.x / tiles;
+  constexpr unsigned band = 8;
+  unsigned first = tile / (band * g.tiles_n) * band, in_band = tile % (band * g.tiles_n);
+  unsigned tall = min(band, g.tiles_m - first);
   TilePlace t{};
   t.unit = rest % g.units;
   *part = rest / g.units;
   t.partial_row = rest * g.most_rows;
-  constexpr int64_t band = 8;
-  int64_t first = tile / (band * g.tiles_n) * band, in_band = tile % (band * g.tiles_n);
-  int64_t tall = min(band, g.tiles_m - first);
-  t.row = (first + in_band % tall) * Shape::m;
-  t.column = in_band / tall * Shape::n;
+  t.row = static_cast<int64_t>(first + in_band % tall) * Shape::m;
+  t.column = static_cast<int64_t>(in_band / tall) * Shape::n;
   t.n = g.n;
   return t;
 }
 
-__device__ __forceinline__ void set_part_of_k(TilePlace& t, int64_t k, int64_t part, int64_t parts, int depth) {
+__device__ __forceinline__ void set_part_of_k(TilePlace& t, int64_t k, unsigned part, unsigned parts, int depth) {
+  t.k_end = k;
+  if (parts == 1) return;
   int64_t slices = (k + depth - 1) / depth, each = (slices + parts - 1) / parts;
   t.k_begin = min(k, part * each * depth);
   t.k_end = min(k, t.k_begin + each * depth);
@@ -120,7 +122,7 @@ template <class Math, class A, class B>
 __global__ void __launch_bounds__(Math::Shape::threads, Math::Shape::blocks)
     gather_kernel(GatherParams<typename Math::T> image, MatrixParams<typename Math::T> weights,
                   OutputParams<typename Math::T> o, PixelPlaces places, ConvGrid g) {
-  int64_t part;
+  unsigned part;
   TilePlace t = tile_of_block<typename Math::Shape>(g, &part);
   Unit u = unit_of(image.h, image.w, t.unit);
   t.m = static_cast<int64_t>(u.h.count) * u.w.count * image.batch;
@@ -145,7 +147,7 @@ template <class Math, class A, class B>
 __global__ void __launch_bounds__(Math::Shape::threads, Math::Shape::blocks)
     gradient_kernel(MatrixParams<typename Math::T> d_output, GatherParams<typename Math::T> image,
                     OutputParams<typename Math::T> o, WeightPlaces places, ConvGrid g, int group_step) {
-  int64_t part;
+  unsigned part;
   TilePlace t = tile_of_block<typename Math::Shape>(g, &part);
   t.m = d_output.rows;
   d_output.data += t.unit * group_step;
@@ -163,12 +165,11 @@ GatherParams<T> gather_params(const ConvImage& image, const Axis& h, const Axis&
 
 template <class Shape>
 ConvGrid grid_of(const ConvPlan& p) {
-  return {p.units, p.parts, ceil_div(p.m, Shape::m), ceil_div(p.n, Shape::n), p.n, p.m};
+  auto small = [](int64_t x) { return static_cast<unsigned>(x); };
+  return {small(p.units), small(p.parts), small(ceil_div(p.m, Shape::m)), small(ceil_div(p.n, Shape::n)), p.m, p.n};
 }
 
-inline dim3 blocks_of(const ConvGrid& g) {
-  return dim3(static_cast<unsigned>(g.units * g.parts * g.tiles_m * g.tiles_n));
-}
+inline dim3 blocks_of(const ConvGrid& g) { return dim3(g.units * g.parts * g.tiles_m * g.tiles_n); }
 
 template <class Math, int Bytes>
 void launch_gather(const GatherProduct& p, void* scratch) {

@@ -240,6 +240,41 @@ struct MmaSums {
   }
 };
 
+// A lane's share of an operand's fragments, 16 rows by 32 bytes of k each, starting at a row of the slice. In
+// the order of mma's A: by rows first; of B: by k first, so that a fragment is B's of two times 8 columns.
+template <class S, class T, bool is_a>
+class Fragments {
+ public:
+  __device__ Fragments(const T* slice, int row, int lane) : slice_(slice) {
+    int low = lane % 8, by_row = is_a ? lane / 8 % 2 : lane / 16, by_k = is_a ? lane / 16 : lane / 8 % 2;
+    if constexpr (S::along == Along::k)
+      at_ = S::at(row + 8 * by_row + low, S::pack * by_k);
+    else if constexpr (sizeof(T) == 2)
+      at_ = S::at(row + 8 * by_row, 8 * by_k + low);
+    else
+      at_ = S::at(row + lane / 4, lane % 4);
+  }
+
+  // Number i along the rows, from k on: a multiple of 32 bytes, which of the permuted packs changes one bit.
+  __device__ __forceinline__ void load(uint32_t (&words)[4], int i, int k) const {
+    if constexpr (S::along == Along::k) {
+      load_matrices(words, slice_ + ((at_ ^ k) + 16 * i * S::stride));
+    } else if constexpr (sizeof(T) == 2) {
+      load_matrices_transposed(words, slice_ + (at_ + k * S::stride + 16 * i));
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        int by_row = is_a ? e % 2 : e / 2, by_k = is_a ? e / 2 : e % 2;
+        words[e] = __float_as_uint(slice_[at_ + (k + 4 * by_k) * S::stride + 16 * i + 8 * by_row]);
+      }
+    }
+  }
+
+ private:
+  const T* slice_;
+  int at_;
+};
+
 // 16-bit elements: exact products, summed in float32.
 template <class T_, class Shape_>
 struct HalfMma {
@@ -252,36 +287,24 @@ struct HalfMma {
   template <class SA, class SB>
   __device__ __forceinline__ void step(const T* a_slice, const T* b_slice) {
     WarpPlace<Shape> w;
-    int low = w.lane % 8, first = w.lane / 8 % 2 * 8, second = w.lane / 16 * 8;
+    Fragments<SA, T, true> as(a_slice, w.row, w.lane);
+    Fragments<SB, T, false> bs(b_slice, w.column, w.lane);
 #pragma unroll
     for (int k = 0; k < SA::depth; k += 16) {
       uint32_t a[Sums::tall][4], b[Sums::wide / 2][4];
 #pragma unroll
-      for (int i = 0; i < Sums::tall; ++i) {
-        int row = w.row + 16 * i;
-        if constexpr (SA::along == Along::k)
-          load_matrices(a[i], a_slice + SA::at(row + first + low, k + second));
-        else
-          load_matrices_transposed(a[i], a_slice + SA::at(row + first, k + second + low));
-      }
+      for (int i = 0; i < Sums::tall; ++i) as.load(a[i], i, k);
 #pragma unroll
-      for (int j = 0; j < Sums::wide / 2; ++j) {
-        int column = w.column + 16 * j;
-        if constexpr (SB::along == Along::k)
-          load_matrices(b[j], b_slice + SB::at(column + second + low, k + first));
-        else
-          load_matrices_transposed(b[j], b_slice + SB::at(column + second, k + first + low));
-      }
+      for (int j = 0; j < Sums::wide / 2; ++j) bs.load(b[j], j, k);
 #pragma unroll
       for (int i = 0; i < Sums::tall; ++i)
 #pragma unroll
         for (int j = 0; j < Sums::wide; ++j) {
           const uint32_t pair[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
-          if constexpr (sizeof(T) == 2) multiply(sums.sum[i][j], a[i], pair);
+          multiply(sums.sum[i][j], a[i], pair);
         }
     }
   }
-
   template <class F>
   __device__ __forceinline__ void each(F f) const {
     sums.each(f);
@@ -316,35 +339,21 @@ struct Tf32Mma {
   template <class SA, class SB>
   __device__ __forceinline__ void step(const float* a_slice, const float* b_slice) {
     WarpPlace<Shape> w;
-    int low = w.lane % 8, first = w.lane / 8 % 2, second = w.lane / 16, g = w.lane / 4, t = w.lane % 4;
+    Fragments<SA, T, true> as(a_slice, w.row, w.lane);
+    Fragments<SB, T, false> bs(b_slice, w.column, w.lane);
 #pragma unroll 1
     for (int k = 0; k < SA::depth; k += 8) {
+      uint32_t words[4];
       Split<2> b[Sums::wide];
 #pragma unroll
       for (int j = 0; j < Sums::wide; j += 2) {
-        int column = w.column + 8 * j;
-        uint32_t words[4];
-        if constexpr (SB::along == Along::k) {
-          load_matrices(words, b_slice + SB::at(column + 8 * second + low, k + 4 * first));
-        } else {
-#pragma unroll
-          for (int e = 0; e < 4; ++e)
-            words[e] = __float_as_uint(b_slice[SB::at(column + 8 * (e / 2) + g, k + 4 * (e % 2) + t)]);
-        }
+        bs.load(words, j / 2, k);
         b[j].set(words);
         b[j + 1].set(words + 2);
       }
 #pragma unroll
       for (int i = 0; i < Sums::tall; ++i) {
-        int row = w.row + 16 * i;
-        uint32_t words[4];
-        if constexpr (SA::along == Along::k) {
-          load_matrices(words, a_slice + SA::at(row + 8 * first + low, k + 4 * second));
-        } else {
-#pragma unroll
-          for (int e = 0; e < 4; ++e)
-            words[e] = __float_as_uint(a_slice[SA::at(row + 8 * (e % 2) + g, k + 4 * (e / 2) + t)]);
-        }
+        as.load(words, i, k);
         Split<4> a;
         a.set(words);
 #pragma unroll

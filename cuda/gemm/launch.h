@@ -32,25 +32,25 @@ struct Strided {
 };
 
 struct GemmShape {
-  int64_t m, n, k, tiles_m, tiles_n, k_per_split;
+  int64_t m, n, k, k_per_split;
+  unsigned tiles_m, tiles_n;
 };
 
 template <class Math, class A, class B>
 __global__ void __launch_bounds__(Math::Shape::threads, Math::Shape::blocks)
     gemm_kernel(MatrixParams<typename Math::T> a, MatrixParams<typename Math::T> b, OutputParams<typename Math::T> o,
                 Strided places, GemmShape s) {
-  int64_t tiles = s.tiles_m * s.tiles_n, part = blockIdx.x / tiles, tile = blockIdx.x % tiles;
-  constexpr int64_t band = 8;
-  int64_t first = tile / (band * s.tiles_n) * band, rest = tile % (band * s.tiles_n);
-  int64_t tall = min(band, s.tiles_m - first);
-  TilePlace t{0,
-              part * s.m,
-              (first + rest % tall) * Math::Shape::m,
-              rest / tall * Math::Shape::n,
-              s.m,
-              s.n,
-              part * s.k_per_split,
-              0};
+  unsigned tiles = s.tiles_m * s.tiles_n, part = blockIdx.x / tiles, tile = blockIdx.x % tiles;
+  constexpr unsigned band = 8;
+  unsigned first = tile / (band * s.tiles_n) * band, in_band = tile % (band * s.tiles_n);
+  unsigned tall = min(band, s.tiles_m - first);
+  TilePlace t{};
+  t.partial_row = part * s.m;
+  t.row = static_cast<int64_t>(first + in_band % tall) * Math::Shape::m;
+  t.column = static_cast<int64_t>(in_band / tall) * Math::Shape::n;
+  t.m = s.m;
+  t.n = s.n;
+  t.k_begin = part * s.k_per_split;
   t.k_end = min(s.k, t.k_begin + s.k_per_split);
   product_tile<Math, A, B>(a, b, o, places, t);
 }
@@ -82,7 +82,7 @@ void launch_gemm(const Gemm& g, const GemmPlan& p, void* scratch) {
   launch(gemm_kernel<Math, A, B>, dim3(static_cast<unsigned>(p.tiles_m * p.tiles_n * p.splits)), Shape::threads,
          TileRoom<Math, A, B>::bytes, g.place, operand<T>(g.a, g.a_row, g.a_column, g.m, along_a),
          operand<T>(g.b, g.b_column, g.b_row, g.n, along_b), o, places,
-         GemmShape{g.m, g.n, g.k, p.tiles_m, p.tiles_n, p.k_per_split});
+         GemmShape{g.m, g.n, g.k, p.k_per_split, static_cast<unsigned>(p.tiles_m), static_cast<unsigned>(p.tiles_n)});
   if (p.splits > 1)
     launch(finish_kernel<Strided, T>, grid_for(g.m * g.n, finish_threads), finish_threads, 0, g.place, o, places,
            p.splits, int64_t{1}, g.m, g.n);

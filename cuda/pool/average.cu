@@ -40,10 +40,6 @@ struct Divisors {
     if (fixed) return divisor;
     return static_cast<C>(static_cast<int64_t>(count_of(s.rows, oh, pads)) * count_of(s.columns, ow, pads));
   }
-  template <class I>
-  __device__ __forceinline__ C reciprocal_at(const Shape<I>& s, I oh, I ow) const {
-    return fixed ? reciprocal : C(1) / at(s, oh, ow);
-  }
 };
 
 template <class C>
@@ -113,7 +109,8 @@ template <class T, int N, class I>
 struct FromMean {
   using C = compute_t<T>;
   struct Window {
-    C share[N];
+    Pack<T, N> dy;
+    C reciprocal;
   };
 
   const T* dy;
@@ -121,20 +118,18 @@ struct FromMean {
   FromMean(const PoolParams& p, const Values<const T>& from) : dy(from.y), divisors(divisors_of<C>(p)) {}
 
   static __device__ __forceinline__ Window nothing() { return Window{}; }
-  __device__ __forceinline__ Window window(const Shape<I>& s, I oh, I ow, int64_t at) const {
-    Pack<T, N> pack = load_pack<N>(dy + at);
-    C reciprocal = divisors.reciprocal_at(s, oh, ow);
-    Window window;
-#pragma unroll
-    for (int i = 0; i < N; ++i) window.share[i] = widen(pack.v[i]) * reciprocal;
-    return window;
+  __device__ __forceinline__ Window window(int64_t at) const { return {load_pack<N>(dy + at), divisors.reciprocal}; }
+  __device__ __forceinline__ void settle(Window& window, const Shape<I>& s, I oh, I ow) const {
+    if (!divisors.fixed) window.reciprocal = C(1) / divisors.at(s, oh, ow);
   }
   static __device__ __forceinline__ void add(C (&sums)[N], const Window& window, int) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) sums[i] += window.share[i];
+    for (int i = 0; i < N; ++i) sums[i] += widen(window.dy.v[i]) * window.reciprocal;
   }
   __device__ __forceinline__ void gather(C (&sums)[N], const Shape<I>& s, I oh, I ow, int64_t at, I, I) const {
-    add(sums, window(s, oh, ow, at), 0);
+    Window found = window(at);
+    settle(found, s, oh, ow);
+    add(sums, found, 0);
   }
 };
 

@@ -1,7 +1,8 @@
 // Backward, in gather form: a thread adds up what the windows over its entries give them, so that every
 // element of the gradient is written once, and always with the same sum. max.cu and average.cu define
 //   Op::Window, Op::nothing()     what a window gives to its entries; what no window gives
-//   op.window(shape, oh, ow, from)                           from: its first element in the cotangent
+//   op.window(from)                                          from: its first element in the cotangent
+//   op.settle(window, shape, oh, ow)                         what can wait until all of them are on their way
 //   Op::add(sums, window, tap)                               for its entry of that number
 //   op.gather(sums, shape, oh, ow, from, tap, place)         both at once; place: the entry's in the plane
 //
@@ -83,8 +84,11 @@ __global__ void __launch_bounds__(threads, 1)
     for (int j = 0; j < Columns::ways; ++j) {
       int ow = last - j;
       bool there = is_inside(s.rows.out, oh) && is_inside(s.columns.out, ow);
-      windows[j] = there ? op.window(s, oh, ow, row + ow * channels) : Op::nothing();
+      windows[j] = there ? op.window(row + ow * channels) : Op::nothing();
     }
+#pragma unroll
+    for (int j = 0; j < Columns::ways; ++j)
+      if (is_inside(s.rows.out, oh) && is_inside(s.columns.out, last - j)) op.settle(windows[j], s, oh, last - j);
 #pragma unroll
     for (int j = Columns::ways - 1; j >= 0; --j)
 #pragma unroll

@@ -12,6 +12,8 @@
 // hold come from the first-level cache the second time. At a vertical stride of 1, windows of three rows
 // share what they join, too: a thread joins the columns of each row once.
 #pragma once
+#include <cstring>
+
 #include "pool/window.h"
 
 namespace arraynn::cuda {
@@ -57,6 +59,24 @@ __device__ __forceinline__ I column_step(const Shape<I>& s) {
   return N == 1 ? 1 : s.channels;
 }
 
+// A pack, or another where there is none. The choice is between words of 32 bits, whatever they hold: halves
+// of words would be chosen one by one.
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> load_or(bool there, const T* from, Pack<T, N> other) {
+  if constexpr (sizeof(other) % 4 == 0) {
+    Pack<uint32_t, static_cast<int>(sizeof(other) / 4)> words;
+    std::memcpy(&words, &other, sizeof words);
+    if (there) {
+      Pack<T, N> pack = load_pack<N>(from);
+      std::memcpy(&words, &pack, sizeof words);
+    }
+    std::memcpy(&other, &words, sizeof words);
+    return other;
+  } else {
+    return there ? load_pack<N>(from) : other;
+  }
+}
+
 // A window of K x K: all its entries are on their way before the first one is looked at.
 template <class Op, int N, int K, class T, class I>
 __device__ __forceinline__ typename Op::State join_square(const Shape<I>& s, const Op& op, const T* image, I oh, I ow) {
@@ -74,7 +94,7 @@ __device__ __forceinline__ typename Op::State join_square(const Shape<I>& s, con
   for (int r = 0; r < K; ++r)
 #pragma unroll
     for (int c = 0; c < K; ++c)
-      entries[r][c] = row_inside[r] && column_inside[c] ? load_pack<N>(corner + r * row + c * column) : Op::nothing();
+      entries[r][c] = load_or(row_inside[r] && column_inside[c], corner + r * row + c * column, Op::nothing());
   int first_row = first_of<K>(row_inside), first_column = first_of<K>(column_inside);
   typename Op::State state = op.start(first_row < 0 || first_column < 0 ? -1 : first_row * K + first_column);
 #pragma unroll
@@ -102,8 +122,7 @@ __device__ __forceinline__ void slide(const Shape<I>& s, const Op& op, const T* 
     bool inside = is_inside(s.rows.size, h);
     const T* from = image + (h * s.columns.size + left) * column;
 #pragma unroll
-    for (int c = 0; c < K; ++c)
-      entries[c] = inside && column_inside[c] ? load_pack<N>(from + c * column) : Op::nothing();
+    for (int c = 0; c < K; ++c) entries[c] = load_or(inside && column_inside[c], from + c * column, Op::nothing());
     typename Op::Line line = op.start_line(first_column);
 #pragma unroll
     for (int c = 0; c < K; ++c) Op::add(line, entries[c], c);
