@@ -141,8 +141,9 @@ __global__ __launch_bounds__(held_threads) void softmax_backward_held(int64_t ro
 }
 
 template <class T, class Walk>
-__global__ __launch_bounds__(Walk::most_threads) void softmax_walk(Walk walk, size_t room_bytes, int64_t slots,
-                                                                   bool log, const T* x, T* y) {
+__global__ __launch_bounds__(Walk::most_threads, Walk::least_blocks) void softmax_walk(Walk walk, size_t room_bytes,
+                                                                                       int64_t slots, bool log,
+                                                                                       const T* x, T* y) {
   using C = compute_t<T>;
   constexpr int states = Walk::states;
   C* room = shared<C>();
@@ -172,7 +173,8 @@ __global__ __launch_bounds__(Walk::most_threads) void softmax_walk(Walk walk, si
 }
 
 template <class T, class Walk>
-__global__ __launch_bounds__(Walk::most_threads) void softmax_backward_walk(Walk walk, size_t room_bytes, int64_t slots,
+__global__ __launch_bounds__(Walk::most_threads,
+                             Walk::least_blocks) void softmax_backward_walk(Walk walk, size_t room_bytes, int64_t slots,
                                                                             bool log, const T* y, const T* dy, T* dx) {
   using C = compute_t<T>;
   constexpr int states = Walk::states;

@@ -211,8 +211,9 @@ __device__ __forceinline__ void write_zeros(const Walk& walk, T* dx) {
 }
 
 template <class T, class Walk, bool smooth>
-__global__ __launch_bounds__(Walk::most_threads) void walked_rows(Call<T> c, Walk walk, size_t room_bytes,
-                                                                  int64_t slots) {
+__global__ __launch_bounds__(Walk::most_threads, Walk::least_blocks) void walked_rows(Call<T> c, Walk walk,
+                                                                                      size_t room_bytes,
+                                                                                      int64_t slots) {
   using C = compute_t<T>;
   constexpr int states = Walk::states;
   C* room = shared<C>();

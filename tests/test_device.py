@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import arraynn as ann
@@ -222,11 +223,16 @@ def test_a_capsule_that_is_none() -> None:
         def __dlpack__(self, *, stream: Any = None) -> Any:
             raise BufferError("not today")
 
+    class Sharded(EmulatedArray):
+        def __dlpack_device__(self) -> tuple[int, int]:
+            raise BufferError("it lies in two places")
+
     class Odd(EmulatedArray):
         def __dlpack__(self, *, stream: Any = None) -> Any:
             return "capsule"
 
-    refuses(TypeError, "^relu: input cannot be read: .*not today", ann.relu, Broken(ROWS))
+    refuses(TypeError, "^relu: input cannot be read: BufferError: not today$", ann.relu, Broken(ROWS))
+    refuses(TypeError, "^relu: input cannot be read: BufferError: it lies in", ann.relu, Sharded(ROWS))
     refuses(TypeError, "^relu: input gave no DLPack capsule", ann.relu, Odd(ROWS))
 
 
@@ -366,6 +372,75 @@ def _ones(out: Any) -> Any:
 def test_one_stream_is_asked_for_in_a_call() -> None:
     ann.linear(put(ROWS), put(values((3, 7), np.float32, 1)), put(B))
     assert [what for what in emulated.asked if what[0] == "stream"] == [("stream", 0)]
+
+
+PROBE = """
+#include <dlfcn.h>
+
+#include "core/backend.h"
+
+using namespace arraynn;
+
+Place seen[2];  // of the last copy, and of the last activation
+static const CudaBackend* real;
+
+static void copy(const Array& from, const Array& to) {
+  seen[0] = to.place;
+  real->copy(from, to);
+}
+static void activation(const ActivationParams& p, const void* x, void* y) {
+  seen[1] = p.place;
+  real->kernels->activation_forward(p, x, y);
+}
+
+extern "C" const CudaBackend* arraynn_cuda_backend() {
+  using Entry = const CudaBackend* (*)();
+  real = reinterpret_cast<Entry>(dlsym(dlopen(EMULATOR, RTLD_NOW | RTLD_LOCAL), "arraynn_cuda_backend"))();
+  static KernelTable kernels = *real->kernels;
+  static CudaBackend backend = *real;
+  kernels.activation_forward = activation;
+  backend.kernels = &kernels;
+  backend.copy = copy;
+  return &backend;
+}
+extern "C" int device_of(int i) { return seen[i].device; }
+extern "C" void* stream_of(int i) { return seen[i].stream; }
+extern "C" int tf32_of(int i) { return seen[i].tf32; }
+"""
+
+PROGRAM = """
+import ctypes, sys
+import numpy as np
+import arraynn as ann, device
+ann._core.load_cuda_backend({library!r})
+probe = ctypes.CDLL({library!r})
+probe.stream_of.restype = ctypes.c_void_p
+for number in (0, 1):
+    ann.cuda.allow_tf32(bool(number))
+    x = device.EmulatedArray(np.ones((4, 6), np.float32)[:, ::2], number)  # a copy makes it dense
+    ann.relu(x)
+    for i in (0, 1):
+        assert probe.device_of(i) == number
+        assert probe.stream_of(i) == device.emulated.stream(number)
+        assert probe.tf32_of(i) == number
+"""
+
+
+def test_work_is_queued_on_the_stream_of_the_library(tmp_path: Path) -> None:
+    """A back end in front of the emulated one sees what place it is given."""
+    source, library = tmp_path / "probe.cpp", tmp_path / "libprobe.so"
+    source.write_text(PROBE)
+    real = os.environ.get("ARRAYNN_EMULATED_LIBRARY") or emulator.build()
+    options = [f"-I{emulator.ROOT / 'csrc'}", f'-DEMULATOR="{real}"']
+    subprocess.run(
+        ["g++", "-std=c++17", "-shared", "-fPIC", *options, source, "-o", library, "-ldl"], check=True
+    )
+    paths = [os.path.dirname(__file__), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(library=str(library))],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        check=True,
+    )
 
 
 def test_numpy_stays_with_numpy() -> None:

@@ -48,8 +48,10 @@ class Gather {
     if constexpr (Bytes >= 4) {
 #pragma unroll
       for (int i = 0; i < copies; ++i) {
-        const T* from = place(i, k);
-        copy_to_slice<Bytes>(slice + at(i), from ? from : p_.data, from ? count : 0);
+        Spot row = table_[entry(i)];
+        bool inside = is_inside(row, k);
+        const T* from = data_ + (row.offset + k.offset);
+        copy_to_slice<Bytes>(slice + at(i), inside ? from : p_.data, inside ? count : 0);
       }
     } else {
       constexpr int batch = 8;
@@ -59,8 +61,8 @@ class Gather {
         T held[batch];
 #pragma unroll
         for (int j = 0; j < batch; ++j) {
-          const T* from = place(i + j, k);
-          held[j] = from ? *from : T{};
+          Spot row = table_[entry(i + j)];
+          held[j] = is_inside(row, k) ? data_[row.offset + k.offset] : T{};
         }
 #pragma unroll
         for (int j = 0; j < batch; ++j) slice[at(i + j)] = held[j];
@@ -71,8 +73,8 @@ class Gather {
 
   static __device__ T element(const Params& p, int64_t unit, int64_t row, int64_t k) {
     Gather g(p, unit);
-    const T* from = g.place(g.row_spot(g.row_base().digits(row)), g.k_spot(g.k_base().digits(k)));
-    return from ? *from : T{};
+    Spot row_spot = g.row_spot(g.row_base().digits(row)), k_spot = g.k_spot(g.k_base().digits(k));
+    return g.is_inside(row_spot, k_spot) ? g.data_[row_spot.offset + k_spot.offset] : T{};
   }
 
  private:
@@ -111,13 +113,11 @@ class Gather {
   __device__ Spot row_spot(const Digits& d) const { return along_k ? pixel_spot(d) : tap_spot(d); }
   __device__ Spot k_spot(const Digits& d) const { return along_k ? tap_spot(d) : pixel_spot(d); }
 
-  // Null outside the image, or where there is no such row or k. Positions lie within 2^30 of zero.
-  __device__ __forceinline__ const T* place(const Spot& row, const Spot& k) const {
-    bool inside = row.h + k.h < static_cast<unsigned>(p_.h.size) && row.w + k.w < static_cast<unsigned>(p_.w.size) &&
-                  k.h != outside;
-    return inside ? data_ + (row.offset + k.offset) : nullptr;
+  // Whether there are such a row and k, and a pixel. Positions lie within 2^30 of zero. Without branches.
+  __device__ __forceinline__ bool is_inside(const Spot& row, const Spot& k) const {
+    return (row.h + k.h < static_cast<unsigned>(p_.h.size)) & (row.w + k.w < static_cast<unsigned>(p_.w.size)) &
+           (k.h != outside);
   }
-  __device__ __forceinline__ const T* place(int i, const Spot& k) const { return place(table_[entry(i)], k); }
 
   const Params& p_;
   Unit unit_;

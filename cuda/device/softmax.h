@@ -114,8 +114,9 @@ struct Spot {
 template <class T>
 struct RowWalk {
   static constexpr int width = pack_size<T>, states = 1;
-  static constexpr bool alone = true;                               // a block has one row at a time
-  static constexpr int most_threads = sizeof(T) == 8 ? 512 : 1024;  // what the registers allow
+  static constexpr bool alone = true;  // a block has one row at a time
+  // What the registers allow, and how many blocks a multiprocessor shall hold at least, if that matters.
+  static constexpr int most_threads = sizeof(T) == 8 ? 512 : 1024, least_blocks = 0;
   int64_t rows, size;
   int phase;  // of the first row
   bool vector;
@@ -162,7 +163,7 @@ template <class T, int width_>
 struct ColumnWalk {
   static constexpr int width = width_, states = width_;
   static constexpr bool alone = false;
-  static constexpr int most_threads = 256;
+  static constexpr int most_threads = 256, least_blocks = 3;
   int64_t outer, size, inner;
   int groups;
   int64_t image = 0, column = 0;

@@ -99,15 +99,10 @@ class PackedMatrix {
     using C = Copies<S, 16, T>;
     C c;
     int along = C::along_k ? k_left_ : rows_left_, across = C::along_k ? rows_left_ : k_left_;
-    along = max(0, min(along, C::count));
-    const T* from = from_;
-#pragma unroll
-    for (int i = 0; i < C::copies; ++i) {
-      int valid = i * C::step < across ? along : 0;
-      copy_to_slice<16>(slice + S::at(c.row + (C::along_k ? i * C::step : 0), c.k + (C::along_k ? 0 : i * C::step)),
-                        valid ? from : p_.data, valid);
-      from += C::step * (C::along_k ? p_.row_step : p_.k_step);
-    }
+    if (along >= C::count)  // all or nothing, which costs less to tell the copy
+      copy<true>(slice, c, across, C::count);
+    else
+      copy<false>(slice, c, across, max(0, along));
     from_ += S::depth * p_.k_step;
     k_left_ -= S::depth;
   }
@@ -117,6 +112,18 @@ class PackedMatrix {
   }
 
  private:
+  template <bool Whole, class C>
+  __device__ __forceinline__ void copy(T* slice, const C& c, int across, int along) const {
+    const T* from = from_;
+#pragma unroll
+    for (int i = 0; i < C::copies; ++i) {
+      int valid = i * C::step < across ? (Whole ? C::count : along) : 0;
+      copy_to_slice<16>(slice + S::at(c.row + (C::along_k ? i * C::step : 0), c.k + (C::along_k ? 0 : i * C::step)),
+                        valid ? from : p_.data, valid);
+      from += C::step * (C::along_k ? p_.row_step : p_.k_step);
+    }
+  }
+
   const Params& p_;
   const T* from_;
   int rows_left_, k_left_;

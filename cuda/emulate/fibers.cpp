@@ -244,6 +244,9 @@ void add_block(dim3 grid, dim3 block, unsigned number, size_t shared_bytes, size
   for (unsigned i = 0; i < count; ++i) {
     Thread& t = scheduler.threads[first_thread + i];
     t.stack = stack_of(first_thread + i);
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(t.stack, stack_bytes);  // of what the stack's last fiber left there
+#endif
     t.at = {{i % block.x, i / block.x % block.y, i / (block.x * block.y)},
             {number % grid.x, number / grid.x % grid.y, number / (grid.x * grid.y)},
             block,

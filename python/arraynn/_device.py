@@ -177,7 +177,7 @@ class _JAX:
         return 1
 
     def _device(self, number: int) -> Any:
-        return next(d for d in self._jax.devices("cuda") if d.local_hardware_id == number)
+        return next(d for d in self._jax.local_devices(backend="gpu") if d.local_hardware_id == number)
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
         if dtype in ("float64", "int64") and not self._jax.config.jax_enable_x64:

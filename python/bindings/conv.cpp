@@ -58,7 +58,7 @@ py::object backward(const char* op, py::handle cotangent, py::handle input, py::
   Array dx_view = want_input ? args.view_of(dx) : Array{}, dw_view = want_weight ? args.view_of(dw) : Array{},
         db_view = want_bias ? args.view_of(db) : Array{};
   size_t for_input = want_input ? conv_backward_input_scratch(p) : 0;
-  size_t for_weight = want_weight ? conv_backward_weight_scratch(p) : 0;
+  size_t for_weight = want_weight || want_bias ? conv_backward_weight_scratch(p) : 0;
   Workspace scratch = args.workspace(std::max(for_input, for_weight));
   args.run([&] {
     if (want_input) conv_backward_input(p, args[dy].data, args[w].data, dx_view.data, scratch.data());

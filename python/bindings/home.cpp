@@ -1,5 +1,7 @@
 #include "home.h"
 
+#include <pybind11/gil_safe_call_once.h>
+
 #include <algorithm>
 
 #include "core/errors.h"
@@ -72,9 +74,27 @@ bool dtype_of(const DLDataType& type, DType& dtype) {
   return false;
 }
 
-py::object device_module() { return py::module_::import("arraynn._device"); }
+// A function of arraynn/_device.py, which is imported when the first array of a device comes.
+template <int which>
+py::object function(const char* name) {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> found;
+  return found.call_once_and_store_result([&] { return py::module_::import("arraynn._device").attr(name); })
+      .get_stored();
+}
 
 std::string text(py::handle value) { return py::cast<std::string>(py::str(value)); }
+
+// What an adapter says of an argument; or the library's words on why it has no answer, say for an array
+// that lies on several devices.
+py::object ask(const char* op, const char* name, const py::object& library, const char* what, py::handle value) {
+  try {
+    return library.attr(what)(value);
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;
+    type_error("%s: %s cannot be read: %s: %s", op, name, text(error.type().attr("__name__")).c_str(),
+               text(error.value()).c_str());
+  }
+}
 
 // Recycled memory as an array's base: gives the block back when the last view dies.
 py::object owner_of(Block block) {
@@ -152,11 +172,11 @@ void Home::refuse_numpy(const char* name) const {
 py::object Home::identify(const char* name, py::handle value, const char* expected, int& device) const {
   if (!py::hasattr(value, "__dlpack_device__"))
     type_error("%s: %s must be %s, got %s", op_, name, expected, Py_TYPE(value.ptr())->tp_name);
-  py::object library = device_module().attr("library_of")(value);
+  py::object library = function<0>("library_of")(value);
   if (library.is_none())
     type_error("%s: %s is a %s, expected a NumPy array, or a CUDA array of CuPy, PyTorch or JAX", op_, name,
                Py_TYPE(value.ptr())->tp_name);
-  py::tuple where = library.attr("where")(value);
+  py::tuple where = ask(op_, name, library, "where", value);
   int type = py::cast<int>(where[0]);
   device = py::cast<int>(where[1]);
   if (type != dl_cuda && type != dl_cuda_managed)
@@ -169,11 +189,7 @@ py::object Home::identify(const char* name, py::handle value, const char* expect
 }
 
 bool Home::read(const char* name, py::handle value, Array& view, py::object& holder) const {
-  try {
-    holder = library_.attr("dlpack")(value);
-  } catch (py::error_already_set& error) {
-    type_error("%s: %s cannot be read: %s", op_, name, error.what());
-  }
+  holder = ask(op_, name, library_, "dlpack", value);
   const DLTensor* tensor = tensor_of(holder);
   if (!tensor) type_error("%s: %s gave no DLPack capsule of a known version", op_, name);
   if (tensor->ndim > max_dims)
@@ -206,12 +222,12 @@ bool Home::admit(const char* name, py::handle value, const char* expected, Array
 bool Home::check(const char* name, py::handle value, const char* expected, Array& view, py::object& holder) const {
   int device = -1;
   py::object library = identify(name, value, expected, device);
-  std::string kind = text(library.attr("name"));
+  auto kind = [&] { return text(library.attr("name")); };
   if (!on_device())
     type_error("%s: %s is a %s array on CUDA device %d, but %s is a numpy array; expected all on one device", op_, name,
-               kind.c_str(), device, first_.c_str());
+               kind().c_str(), device, first_.c_str());
   if (!library.is(library_))
-    type_error("%s: %s is a %s array, but %s is a %s array; expected arrays of one library", op_, name, kind.c_str(),
+    type_error("%s: %s is a %s array, but %s is a %s array; expected arrays of one library", op_, name, kind().c_str(),
                first_.c_str(), text(library_.attr("name")).c_str());
   if (device != place_.device)
     value_error("%s: %s is on CUDA device %d, but %s is on CUDA device %d; expected all on one device", op_, name,
@@ -298,7 +314,7 @@ bool shares_memory(const Array& a, const Array& b) {
   extent(a, a_begin, a_end);
   extent(b, b_begin, b_end);
   if (a_begin >= b_end || b_begin >= a_end) return false;
-  return py::cast<bool>(device_module().attr("shares_memory")(memory_of(a), memory_of(b)));
+  return py::cast<bool>(function<1>("shares_memory")(memory_of(a), memory_of(b)));
 }
 
 void memory_order(const int64_t* strides, int ndim, int* axes) {
