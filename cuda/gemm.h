@@ -1,7 +1,7 @@
 // The matrix product under linear, rnn and convolution: C = A B (+ bias) (+ C), A (m, k), B (k, n),
 // C (m, n), each element at row * row_step + column * column_step of its matrix.
-// float32 products keep float32's accuracy: each operand is split in three TF32 parts' sum as far as
-// needed (see gemm.cu), or rounded to TF32 once where the place allows it. 16-bit products are exact and
+// float32 products keep float32's accuracy: each operand is split in two TF32 parts (see
+// device/tile_product.h), or rounded to TF32 once where the place allows it. 16-bit products are exact and
 // summed in float32. The order of every sum is a function of the shape alone.
 #pragma once
 #include <cstddef>

@@ -126,9 +126,13 @@ def _broken(mistake: Mistake, folder: Path) -> Path:
 
 
 def _preload() -> str:
-    """Return the path of AddressSanitizer's library, which has to come before all others."""
-    found = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    return str(Path(found.stdout.strip()).resolve())
+    """Return what has to be loaded before all else: AddressSanitizer, and the C++ library, for it to find."""
+    paths = []
+    for name in ("libasan.so", "libstdc++.so.6"):
+        asked = ["g++", f"-print-file-name={name}"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True)
+        paths.append(str(Path(found.stdout.strip()).resolve()))
+    return " ".join(paths)
 
 
 def _run(
