@@ -363,6 +363,19 @@ def test_results_come_from_the_library_and_its_device(op: Any, args: Any, kwargs
             assert np.isfinite(a.values).all()
 
 
+@pytest.mark.parametrize(("op", "args", "kwargs"), RESULTS)
+def test_a_library_of_c_order_alone(op: Any, args: Any, kwargs: Any, monkeypatch: Any) -> None:
+    """From arguments in C order no result is asked for in another one, repeated axes or not."""
+
+    def permute(self: EmulatedLibrary, x: EmulatedArray, axes: tuple[int, ...]) -> EmulatedArray:
+        raise AssertionError(f"asked for the axes in order {axes}")
+
+    monkeypatch.setattr(EmulatedLibrary, "permute", permute)
+    out, pullback = ann.vjp(op, *put(args), **{k: put(v) for k, v in kwargs.items()})
+    for a in leaves((out, *pullback(_ones(out)))):
+        assert a is None or a.values.flags.c_contiguous
+
+
 def _ones(out: Any) -> Any:
     if isinstance(out, tuple):
         return tuple(map(_ones, out))
@@ -472,6 +485,21 @@ def test_layouts_are_kept() -> None:
     y, pullback = ann.vjp(ann.relu, put(np.asfortranarray(ROWS)))
     assert y.values.flags.f_contiguous
     assert pullback(put(ROWS))[0].values.flags.f_contiguous
+
+
+@pytest.mark.parametrize("there", [put, lambda a: a], ids=["device", "numpy"])
+def test_repeated_axes_have_no_say_in_the_layout(there: Any) -> None:
+    """As in NumPy, whose sum of a row and a matrix has the matrix's memory order."""
+    for a, b in (
+        (ROWS[0], ROWS),
+        (ROWS[:, :1], ROWS),
+        (X[:1], X),
+        (X[:, :1], X),
+        (np.asfortranarray(ROWS)[:1], ROWS),
+        (np.broadcast_to(ROWS[0], ROWS.shape), ROWS),
+    ):
+        loss = ann.mse_loss(there(a), there(b), reduction="none")
+        assert getattr(loss, "values", loss).flags.c_contiguous
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=str)

@@ -188,8 +188,8 @@ class _JAX:
         return self._numpy.zeros(shape, dtype, device=self._device(device))
 
     def permute(self, x: Any, axes: tuple[int, ...]) -> Any:
-        # Arrays of JAX lie in C order, and results lie as their arguments do: there is nothing to permute.
-        raise NotImplementedError
+        # Results lie as their arguments do, and those of JAX lie in C order unless a layout was asked for.
+        raise TypeError("jax makes arrays in C order alone, and an argument lies in another order")
 
     def astype(self, x: Any, dtype: Any) -> Any:
         return x.astype(dtype)

@@ -318,7 +318,10 @@ bool shares_memory(const Array& a, const Array& b) {
 }
 
 void memory_order(const int64_t* strides, int ndim, int* axes) {
-  auto step = [&](int axis) { return strides[axis] < 0 ? -strides[axis] : strides[axis]; };
+  auto step = [&](int axis) {
+    while (axis < ndim - 1 && strides[axis] == 0) ++axis;  // a repeated axis stays before the next one
+    return strides[axis] < 0 ? -strides[axis] : strides[axis];
+  };
   for (int i = 0; i < ndim; ++i) {  // by insertion: there are few
     int at = i;
     for (; at > 0 && step(axes[at - 1]) < step(i); --at) axes[at] = axes[at - 1];

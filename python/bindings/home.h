@@ -93,7 +93,7 @@ const py::dtype& numpy_dtype(DType dtype);
 bool make_view(py::handle array, DType dtype, Array& view);
 // Whether two arrays of a device have a byte in common.
 bool shares_memory(const Array& a, const Array& b);
-// The axes from the largest stride to the smallest, C order among equals.
+// The axes from the largest stride to the smallest, C order among equals and around repeated axes.
 void memory_order(const int64_t* strides, int ndim, int* axes);
 
 }  // namespace arraynn::python
