@@ -1,0 +1,91 @@
+"""Convolution and its gradients."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+from .case import SHORT, SIZE, Call, Case, Inputs, Tools, changed_case, layout_name, text
+
+
+class Conv(NamedTuple):
+    """A convolution: input channels and size of the square plane; output channels; kernel; options."""
+
+    channels: int
+    size: int
+    out_channels: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+    batch: int = 64
+
+    @property
+    def padding(self) -> int:
+        return self.kernel // 2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.batch, self.channels, self.size, self.size)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        return (self.out_channels, self.channels // self.groups, self.kernel, self.kernel)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        size = (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+        return (self.batch, self.out_channels, size, size)
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * prod(self.out_shape) * prod(self.weight_shape[1:])
+
+    @property
+    def label(self) -> str:
+        kernel = f"{self.kernel}x{self.kernel}" + (f"/{self.stride}" if self.stride > 1 else "")
+        kind = " depthwise" if self.groups > 1 else ""
+        return f"{kernel}{kind} {text(self.shape)}->{self.out_channels}"
+
+
+def conv(c: Conv, which: str, dtype: str, channels_last: bool, group: str, **changed: Any) -> Case:
+    stride, padding, groups = c.stride, c.padding, c.groups
+
+    def make(t: Tools) -> Inputs:
+        fan_in = prod(c.weight_shape[1:])
+        return (
+            t.normal(*c.shape, dtype=dtype, channels_last=channels_last),
+            t.normal(*c.weight_shape, dtype=dtype, channels_last=channels_last, scale=fan_in**-0.5),
+            t.normal(*c.out_shape, dtype=dtype, channels_last=channels_last),
+        )
+
+    def ours(t: Tools, i: Inputs) -> Call:
+        x, w, dy = i
+        if which == "forward":
+            return lambda: t.ann.conv2d(x, w, None, stride, padding, 1, groups)
+        wrt, place = ("input", 0) if which == "dinput" else ("weight", 1)
+        _, pullback = t.ann.vjp(t.ann.conv2d, x, w, None, stride, padding, 1, groups, wrt=wrt)
+        return lambda: pullback(dy)[place]
+
+    def call(t: Tools, i: Inputs) -> Call:
+        x, w, dy = i
+        if which == "forward":
+            op = t.torch.nn.functional.conv2d
+            return lambda: op(x, w, None, stride, padding, 1, groups)
+        backward, place = t.torch.ops.aten.convolution_backward, 0 if which == "dinput" else 1
+        mask = [place == 0, place == 1, False]
+        options = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, mask)
+        return lambda: backward(dy, x, w, None, *options)[place]
+
+    elements = prod(c.shape) + prod(c.weight_shape) + prod(c.out_shape)
+    case = Case(
+        name=f"conv2d {which} {c.label} {SHORT[dtype]} {layout_name(channels_last)}",
+        group=group,
+        op="conv2d",
+        dtype=dtype,
+        flops=c.flops,
+        bytes=elements * SIZE[dtype],
+        make=make,
+        ours=ours,
+        peers={"torch": call},
+    )
+    return changed_case(case, changed)
