@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     # The emulated back end would take the place of the one that works on the GPU.
     real = config.getoption("--device") != "emulated"
-    return True if real and collection_path.name == "test_device.py" else None
+    return True if real and collection_path.name.startswith("test_device") else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -64,3 +64,12 @@ def on_device(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     device.use(None)
     settings.load_profile("cpu")
+
+
+@pytest.fixture
+def emulator_in_use() -> Iterator[None]:
+    """Load the emulated back end, and see that no call keeps a capsule."""
+    emulator.load()
+    device.emulated.asked.clear()
+    yield
+    assert not device.capsules, "a call kept a DLPack capsule"
