@@ -13,8 +13,11 @@ from peers import Call, Engine, tensor
 
 _ONNX = {
     "relu": "Relu",
+    "leaky_relu": "LeakyRelu",
+    "elu": "Elu",
     "sigmoid": "Sigmoid",
     "tanh": "Tanh",
+    "softplus": "Softplus",
     "softmax": "Softmax",
     "log_softmax": "LogSoftmax",
 }
@@ -46,7 +49,8 @@ def _ours(op: str, training: bool) -> Callable[[Inputs], Call]:
 
 def _torch(op: str, training: bool) -> Callable[[Inputs], Call]:
     def build(i: Inputs) -> Call:
-        function, arguments = getattr(peers.torch, op), _arguments(op)
+        function = getattr(peers.torch, op, None) or getattr(peers.torch.nn.functional, op)
+        arguments = _arguments(op)
         x, dy = tensor(i.x), tensor(i.dy)
 
         def forward() -> Any:
@@ -89,10 +93,11 @@ def _case(op: str, *shape: int, training: bool = False, overhead: bool = False) 
 
     engines: dict[str, Callable[[Inputs], Call | Engine]] = {"torch": _torch(op, training)}
     if not training:
-        engines["onnxruntime"] = _ort(op)
+        if op in _ONNX:
+            engines["onnxruntime"] = _ort(op)
         if op in ("relu", "tanh"):
             engines["numpy"] = _numpy(op)
-        else:
+        elif op in ("sigmoid", "softmax", "log_softmax"):
             engines["scipy"] = _scipy(op)
     kind = f"{'overhead ' if overhead else ''}{'training ' if training else ''}"
     group = "softmax" if _arguments(op) else "activation"
@@ -117,10 +122,13 @@ def cases() -> list[Case]:
     cached, large = (8, 128, 32, 32), (16, 256, 64, 64)
     rows, attention = (256, 1000), (32, 12, 128, 128)
     return [
-        *(_case(op, *shape) for op in ("relu", "sigmoid", "tanh") for shape in (cached, large)),
+        *(_case(op, *shape) for op in ("relu", "sigmoid", "tanh", "gelu") for shape in (cached, large)),
+        *(_case(op, *cached) for op in ("leaky_relu", "elu", "silu", "softplus")),
         *(_case(op, *shape) for op in ("softmax", "log_softmax") for shape in (rows, attention)),
         _case("relu", *cached, training=True),
         _case("tanh", *cached, training=True),
+        _case("gelu", *cached, training=True),
+        _case("silu", *cached, training=True),
         _case("softmax", *attention, training=True),
         _case("relu", 1, 1, 4, 4, overhead=True),
     ]

@@ -103,7 +103,18 @@ DEPTHWISE = tuple(
 PASSES = ("forward", "dinput", "dweight")
 
 
-_ACTIVATIONS = ("relu", "sigmoid", "tanh", "softmax", "log_softmax")
+_ACTIVATIONS = (
+    "relu",
+    "leaky_relu",
+    "elu",
+    "sigmoid",
+    "tanh",
+    "gelu",
+    "silu",
+    "softplus",
+    "softmax",
+    "log_softmax",
+)
 _PLANES, _ROWS = (64, 256, 56, 56), (16384, 4096)
 _WINDOWS = (
     Window("max_pool2d", (64, 64, 112, 112), 3, 2, 1),

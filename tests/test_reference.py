@@ -129,11 +129,28 @@ def test_linear(shape: tuple[int, ...]) -> None:
     check(ref.linear, F.linear, rand(*shape), rand(4, 5), None)
 
 
+ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
+    ("leaky_relu", {}),
+    ("leaky_relu", {"negative_slope": -0.5}),
+    ("elu", {}),
+    ("elu", {"alpha": -1.5}),
+    ("elu", {"alpha": 0.0}),
+    ("gelu", {}),
+    ("gelu", {"approximate": "tanh"}),
+    ("silu", {}),
+    ("softplus", {}),
+    ("softplus", {"beta": 0.5, "threshold": 1.0}),
+    ("softplus", {"beta": -2.0, "threshold": -1.0}),
+]
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 4, 5)])
 def test_activations(shape: tuple[int, ...]) -> None:
     scaled = np.asarray(3 * rand(*shape))
     for name in ("relu", "sigmoid", "tanh"):
         check(getattr(ref, name), getattr(torch, name), scaled)
+    for name, options in ACTIVATIONS:
+        check(getattr(ref, name), getattr(F, name), scaled, **options)
     for axis in range(-max(len(shape), 1), max(len(shape), 1)):
         check(ref.softmax, F.softmax, scaled, axis)
         check(ref.log_softmax, F.log_softmax, scaled, axis)
@@ -143,6 +160,9 @@ def test_activations_at_the_ends() -> None:
     x = np.array([0.0, -0.0, 1e-300, 40.0, -40.0, 800.0, -800.0, np.inf, -np.inf, np.nan])
     for name in ("relu", "sigmoid", "tanh"):
         check_parity(getattr(ref, name), getattr(torch, name), x)
+    for name, options in ACTIVATIONS:
+        # PyTorch's scalar loop alone has a gradient of 1 for elu of NaN.
+        check_parity(getattr(ref, name), getattr(F, name), x[:-1] if name == "elu" else x, **options)
     rows = np.array([[0.0, 1e4, -1e4], [-np.inf, 2, 3], [-np.inf] * 3, [np.inf, 0, 1], [np.nan, 0, 1]])
     check_parity(ref.softmax, F.softmax, rows, -1)
     check_parity(ref.log_softmax, F.log_softmax, rows, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -19,13 +20,22 @@ from .case import (
     triton_kernels,
 )
 
+# PyTorch's gradients of the ops that go back from their input, with the default options.
+_FROM_INPUT: dict[str, Callable[[Any, Any, Any], Call]] = {
+    "leaky_relu": lambda aten, x, dy: lambda: aten.leaky_relu_backward(dy, x, 0.01, False),
+    "elu": lambda aten, x, dy: lambda: aten.elu_backward(dy, 1, 1, 1, False, x),
+    "gelu": lambda aten, x, dy: lambda: aten.gelu_backward(dy, x),
+    "silu": lambda aten, x, dy: lambda: aten.silu_backward(dy, x),
+    "softplus": lambda aten, x, dy: lambda: aten.softplus_backward(dy, x, 1, 20),
+}
+
 
 def activation(op: str, shape: tuple[int, ...], dtype: str, **changed: Any) -> Case:
     def call(t: Tools, x: Any) -> Call:
         if op.endswith("softmax"):
             function = getattr(t.torch.nn.functional, op)
             return lambda: function(x, -1)
-        function = getattr(t.torch, op)
+        function = getattr(t.torch, op, None) or getattr(t.torch.nn.functional, op)
         return lambda: function(x)
 
     def ours(t: Tools, x: Any) -> Call:
@@ -38,6 +48,8 @@ def activation(op: str, shape: tuple[int, ...], dtype: str, **changed: Any) -> C
             return lambda: xp.maximum(a, 0)
         if op == "tanh":
             return lambda: xp.tanh(a)
+        if op not in ("sigmoid", "softmax", "log_softmax"):
+            raise Unavailable("not in CuPy")
         from cupyx.scipy import special
 
         if op == "sigmoid":
@@ -80,6 +92,8 @@ def activation_backward(op: str, shape: tuple[int, ...], dtype: str) -> Case:
             y = getattr(t.torch.nn.functional, op)(x, -1)
             backward = aten._softmax_backward_data if op == "softmax" else aten._log_softmax_backward_data
             return lambda: backward(dy, y, -1, y.dtype)
+        if op in _FROM_INPUT:
+            return _FROM_INPUT[op](aten, x, dy)
         y = getattr(t.torch, op)(x)
         backward = getattr(aten, f"{op}_backward")
         return lambda: backward(dy, y)

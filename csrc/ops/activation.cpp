@@ -8,16 +8,16 @@
 
 namespace arraynn {
 
-ActivationParams activation_params(Activation function, const Array& input) {
-  return {input.dtype, input.place, function, element_count(input)};
+ActivationParams activation_params(const ActivationOptions& options, const Array& input) {
+  return {options, input.dtype, input.place, element_count(input)};
 }
 
 void activation_forward(const ActivationParams& p, const void* x, void* y) {
   kernels(p.place).activation_forward(p, x, y);
 }
 
-void activation_backward(const ActivationParams& p, const void* y, const void* dy, void* dx) {
-  kernels(p.place).activation_backward(p, y, dy, dx);
+void activation_backward(const ActivationParams& p, const void* saved, const void* dy, void* dx) {
+  kernels(p.place).activation_backward(p, saved, dy, dx);
 }
 
 SoftmaxParams softmax_params(const char* op, const Array& input, int64_t axis) {

@@ -113,6 +113,9 @@ using std::min;
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float x, float y) { return x / y; }
+// The distribution function of the normal distribution, accurate in its tail.
+inline float normcdff(float x) { return static_cast<float>(0.5 * std::erfc(-x * 0.70710678118654752)); }
+inline double normcdf(double x) { return static_cast<double>(0.5L * std::erfc(-x * 0.707106781186547524401L)); }
 inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(static_cast<uint64_t>(a) * b >> 32); }
 inline uint64_t __umul64hi(uint64_t a, uint64_t b) {

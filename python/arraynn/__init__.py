@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import get_num_threads, set_num_threads, show_config
 from ._vjp import vjp
-from .activation import log_softmax, relu, sigmoid, softmax, tanh
+from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
 from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy
 from .dropout import dropout
@@ -40,12 +40,15 @@ __all__ = [
     "cross_entropy",
     "cuda",
     "dropout",
+    "elu",
     "evaluate",
     "fit",
+    "gelu",
     "get_num_threads",
     "gru",
     "gru_cell",
     "layers",
+    "leaky_relu",
     "linear",
     "load",
     "log_softmax",
@@ -62,7 +65,9 @@ __all__ = [
     "sgd_step",
     "show_config",
     "sigmoid",
+    "silu",
     "softmax",
+    "softplus",
     "tanh",
     "vjp",
 ]

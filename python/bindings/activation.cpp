@@ -6,30 +6,38 @@ namespace arraynn::python {
 
 namespace {
 
-template <Activation function>
-py::object forward(const char* op, py::handle input, py::handle out) {
+py::object forward(const char* op, const ActivationOptions& options, py::handle input, py::handle out) {
   Arguments args(op);
   size_t x = args.floating("input", input);
   args.promote();
   if (!is_dense(args[x])) args.make_contiguous(x);
-  ActivationParams p = activation_params(function, args[x]);
+  ActivationParams p = activation_params(options, args[x]);
   Output y(args, out, args[x]);
   args.run([&] { activation_forward(p, args[x].data, y.view().data); });
   return y.finish();
 }
 
-// The gradient from the op's output and the cotangent, brought to one memory order.
-template <Activation function>
-py::object backward(const char* op, py::handle output, py::handle cotangent) {
+// The gradient from what the op saves and the cotangent, brought to one memory order.
+py::object backward(const char* op, const ActivationOptions& options, py::handle saved, py::handle cotangent) {
   Arguments args(op);
-  size_t y = args.floating("output", output), dy = args.floating("cotangent", cotangent);
+  size_t s = args.floating("saved", saved), dy = args.floating("cotangent", cotangent);
   args.promote();
-  args.make_like(y, args[y]);
-  args.make_like(dy, args[y]);
-  ActivationParams p = activation_params(function, args[y]);
-  Output dx(args, py::none(), args[y]);
-  args.run([&] { activation_backward(p, args[y].data, args[dy].data, dx.view().data); });
+  args.make_like(s, args[s]);
+  args.make_like(dy, args[s]);
+  ActivationParams p = activation_params(options, args[s]);
+  Output dx(args, py::none(), args[s]);
+  args.run([&] { activation_backward(p, args[s].data, args[dy].data, dx.view().data); });
   return dx.finish();
+}
+
+// An op and its backward, both with the options that `options_of` takes behind the arrays of inputs.
+template <class... Values, class OptionsOf>
+void bind(py::module_& m, const char* op, OptionsOf options_of) {
+  std::string backward_name = std::string(op) + "_backward";
+  m.def(op, [=](py::handle x, Values... values, py::handle out) { return forward(op, options_of(values...), x, out); });
+  m.def(backward_name.c_str(), [=](py::handle saved, py::handle dy, Values... values) {
+    return backward(op, options_of(values...), saved, dy);
+  });
 }
 
 py::object softmax(const char* op, py::handle input, int64_t axis, py::handle out) {
@@ -58,13 +66,28 @@ py::object softmax_gradient(const char* op, py::handle output, py::handle cotang
 }  // namespace
 
 void bind_activation(py::module_& m) {
-  m.def("relu", [](py::handle x, py::handle out) { return forward<Activation::relu>("relu", x, out); });
-  m.def("sigmoid", [](py::handle x, py::handle out) { return forward<Activation::sigmoid>("sigmoid", x, out); });
-  m.def("tanh", [](py::handle x, py::handle out) { return forward<Activation::tanh>("tanh", x, out); });
-  m.def("relu_backward", [](py::handle y, py::handle dy) { return backward<Activation::relu>("relu", y, dy); });
-  m.def("sigmoid_backward",
-        [](py::handle y, py::handle dy) { return backward<Activation::sigmoid>("sigmoid", y, dy); });
-  m.def("tanh_backward", [](py::handle y, py::handle dy) { return backward<Activation::tanh>("tanh", y, dy); });
+  auto plain = [](Activation function) { return [function] { return ActivationOptions{function}; }; };
+  bind(m, "relu", plain(Activation::relu));
+  bind(m, "sigmoid", plain(Activation::sigmoid));
+  bind(m, "tanh", plain(Activation::tanh));
+  bind(m, "silu", plain(Activation::silu));
+  bind<double>(m, "leaky_relu", [](double negative_slope) {
+    ActivationOptions options{Activation::leaky_relu};
+    options.negative_slope = negative_slope;
+    return options;
+  });
+  bind<double>(m, "elu", [](double alpha) {
+    ActivationOptions options{Activation::elu};
+    options.alpha = alpha;
+    return options;
+  });
+  bind<bool>(m, "gelu", [](bool tanh) { return ActivationOptions{tanh ? Activation::gelu_tanh : Activation::gelu}; });
+  bind<double, double>(m, "softplus", [](double beta, double threshold) {
+    ActivationOptions options{Activation::softplus};
+    options.beta = beta;
+    options.threshold = threshold;
+    return options;
+  });
   m.def("softmax", [](py::handle x, int64_t axis, py::handle out) { return softmax("softmax", x, axis, out); });
   m.def("log_softmax", [](py::handle x, int64_t axis, py::handle out) { return softmax("log_softmax", x, axis, out); });
   m.def("softmax_backward",

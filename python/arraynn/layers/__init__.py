@@ -4,7 +4,7 @@
 thin class over `arraynn.vjp`.
 """
 
-from .activation import LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from .activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from .base import Layer, Parameter
 from .conv import Conv1d, Conv2d
 from .dropout import Dropout
@@ -15,6 +15,8 @@ from .rnn import GRU, LSTM, EachStep, GRUCell, LastStep, LSTMCell
 from .sequential import Sequential
 
 __all__ = [
+    "ELU",
+    "GELU",
     "GRU",
     "LSTM",
     "AdaptiveAvgPool2d",
@@ -28,13 +30,16 @@ __all__ = [
     "LSTMCell",
     "LastStep",
     "Layer",
+    "LeakyReLU",
     "Linear",
     "LogSoftmax",
     "MaxPool2d",
     "Parameter",
     "ReLU",
     "Sequential",
+    "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softplus",
     "Tanh",
 ]

@@ -3,7 +3,7 @@
 Same names, arguments and errors as in `arraynn`; `arraynn.vjp` takes these ops too.
 """
 
-from .activation import log_softmax, relu, sigmoid, softmax, tanh
+from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
 from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy
 from .dropout import dropout
@@ -22,8 +22,11 @@ __all__ = [
     "conv2d",
     "cross_entropy",
     "dropout",
+    "elu",
+    "gelu",
     "gru",
     "gru_cell",
+    "leaky_relu",
     "linear",
     "log_softmax",
     "lstm",
@@ -33,6 +36,8 @@ __all__ = [
     "relu",
     "sgd_step",
     "sigmoid",
+    "silu",
     "softmax",
+    "softplus",
     "tanh",
 ]

@@ -80,15 +80,22 @@ def per_axis(op: str, name: str, value: Any, axes: int, least: int) -> tuple[int
     return numbers * (axes // len(numbers))
 
 
+def number(op: str, name: str, value: Any) -> float:
+    """Return `value` as a float."""
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{op}: {name} must be a number, got {value!r}") from None
+
+
 def fraction(op: str, name: str, value: Any) -> float:
     """Return `value` as a float between 0 and 1."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{op}: {name} must be a number, got {value!r}") from None
-    if not 0.0 <= number <= 1.0:
+    share = number(op, name, value)
+    if not 0.0 <= share <= 1.0:
         raise ValueError(f"{op}: {name} must be between 0 and 1, got {value}")
-    return number
+    return share
 
 
 def check_reduction(op: str, value: Any) -> None:

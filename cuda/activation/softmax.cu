@@ -1,5 +1,3 @@
-// Pointwise activations: each element read and written once, four packs of 16 bytes in flight a thread.
-//
 // Softmax and its gradient read every element once and write it once too (twice read: what of a row is
 // longer than the registers or the shared memory hold, then mostly from L2):
 //   rows of up to 1024 adjacent elements lie in the registers of 4 or 32 lanes,
@@ -13,71 +11,10 @@ namespace arraynn::cuda {
 
 namespace {
 
-constexpr int threads = 256, unroll = 4;
-
-__device__ __forceinline__ float tanh_of(float x) { return tanhf(x); }
-__device__ __forceinline__ double tanh_of(double x) { return tanh(x); }
-
-template <Activation f, class T>
-__device__ __forceinline__ compute_t<T> forward(compute_t<T> x) {
-  if constexpr (f == Activation::relu) return x < 0 ? 0 : x;  // NaN < 0 is false: NaN stays
-  if constexpr (f == Activation::sigmoid) {
-    compute_t<T> e = exp_of<T>(x < 0 ? x : -x), rest = 1 / (1 + e);  // never infinite, and small ones keep their bits
-    return x < 0 ? e * rest : rest;
-  }
-  if constexpr (f == Activation::tanh) return tanh_of(x);
-}
-
-template <Activation f, class C>
-__device__ __forceinline__ C backward(C y, C dy) {
-  if constexpr (f == Activation::relu) return y <= 0 ? C(0) : dy;
-  if constexpr (f == Activation::sigmoid) return dy * (y * (1 - y));
-  if constexpr (f == Activation::tanh) return dy * (1 - y * y);
-}
-
-template <Activation f, class T>
-__global__ __launch_bounds__(threads) void forward_kernel(Extent<T> extent, const T* x, T* y) {
-  extent.template walk_grid<unroll>([&](auto n, int64_t i) { return load_raw<decltype(n)::value>(x + i); },
-                                    [&](auto n, int64_t i, const auto& held) {
-                                      constexpr int N = decltype(n)::value;
-                                      store_raw<N>(y + i,
-                                                   raw_of<T, N>([&](int j) { return forward<f, T>(held.get(j)); }));
-                                    });
-}
-
 template <class T, int N>
 struct Two {
   Raw<T, N> y, dy;
 };
-
-template <Activation f, class T>
-__global__ __launch_bounds__(threads) void backward_kernel(Extent<T> extent, const T* y, const T* dy, T* dx) {
-  extent.template walk_grid<unroll>(
-      [&](auto n, int64_t i) {
-        constexpr int N = decltype(n)::value;
-        return Two<T, N>{load_raw<N>(y + i), load_raw<N>(dy + i)};
-      },
-      [&](auto n, int64_t i, const auto& held) {
-        constexpr int N = decltype(n)::value;
-        store_raw<N>(dx + i, raw_of<T, N>([&](int j) { return backward<f>(held.y.get(j), held.dy.get(j)); }));
-      });
-}
-
-template <class T>
-dim3 grid_of(const Extent<T>& extent) {
-  return grid_for(std::max(extent.packs, extent.edges()), threads * unroll);
-}
-
-template <class F>
-void with_function(Activation function, const F& f) {
-  switch (function) {
-    case Activation::relu: return f(std::integral_constant<Activation, Activation::relu>{});
-    case Activation::sigmoid: return f(std::integral_constant<Activation, Activation::sigmoid>{});
-    case Activation::tanh: return f(std::integral_constant<Activation, Activation::tanh>{});
-  }
-}
-
-// ---- softmax ----
 
 // What follows from the row's maximum and sum of exponentials.
 template <class T>
@@ -211,30 +148,6 @@ __global__ __launch_bounds__(Walk::most_threads,
 }
 
 }  // namespace
-
-void activation_forward(const ActivationParams& p, const void* x, void* y) {
-  dispatch_float(p.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    auto from = static_cast<const T*>(x);
-    auto to = static_cast<T*>(y);
-    auto extent = extent_of(p.count, from, to);
-    with_function(p.function, [&](auto f) {
-      launch(forward_kernel<decltype(f)::value, T>, grid_of(extent), threads, 0, p.place, extent, from, to);
-    });
-  });
-}
-
-void activation_backward(const ActivationParams& p, const void* y, const void* dy, void* dx) {
-  dispatch_float(p.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    auto out = static_cast<const T*>(y), cotangent = static_cast<const T*>(dy);
-    auto to = static_cast<T*>(dx);
-    auto extent = extent_of(p.count, out, cotangent, to);
-    with_function(p.function, [&](auto f) {
-      launch(backward_kernel<decltype(f)::value, T>, grid_of(extent), threads, 0, p.place, extent, out, cotangent, to);
-    });
-  });
-}
 
 void softmax_forward(const SoftmaxParams& p, const void* x, void* y) {
   if (p.size == 0) return;

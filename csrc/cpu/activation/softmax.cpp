@@ -1,6 +1,5 @@
-// Elementwise activations at memory speed, and softmax: one pass for the maximum and the sum, one
-// for the result. Along the last axis a row is vectorised over itself; along another axis, over the
-// elements behind it, so that memory is always read in order.
+// Softmax: one pass for the maximum and the sum, one for the result. Along the last axis a row is vectorised over
+// itself; along another axis, over the elements behind it, so that memory is always read in order.
 #include <cmath>
 
 #include "cpu/kernels.h"
@@ -11,53 +10,7 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
-constexpr int64_t grain = 32 << 10;                    // elements per task: its bytes fit in L2
-constexpr int64_t streamed_bytes = int64_t{16} << 20;  // results of this size are not in cache when read
-
-// y[i] = f(i, count) over [begin, end), by vectors; past the cache where the array is large.
-template <class T, class F>
-ARRAYNN_INLINE void fill(int64_t total, int64_t begin, int64_t end, T* y, const F& f) {
-  bool aligned = reinterpret_cast<uintptr_t>(y + begin) % ARRAYNN_VECTOR_BYTES == 0;
-  if (total * static_cast<int64_t>(sizeof(T)) >= streamed_bytes && aligned) {
-    std::integral_constant<int, lanes<T>> whole;
-    for (; begin + lanes<T> <= end; begin += lanes<T>) stream(y + begin, f(begin, whole));
-    stream_end();
-  }
-  for_vectors<T>(end - begin,
-                 [&](int64_t i, auto n) ARRAYNN_LAMBDA { store_count(y + begin + i, f(begin + i, n), n); });
-}
-
-template <Activation F, class T>
-ARRAYNN_INLINE vec<T> forward(vec<T> x) {
-  // NaN < 0 is false, so relu keeps NaN.
-  if constexpr (F == Activation::relu) return x < T(0) ? vec<T>{} : x;
-  if constexpr (F == Activation::sigmoid) return sigmoid<T>(x);
-  if constexpr (F == Activation::tanh) return tanh<T>(x);
-}
-
-template <Activation F, class T>
-ARRAYNN_INLINE vec<T> backward(vec<T> y, vec<T> dy) {
-  if constexpr (F == Activation::relu) return y <= T(0) ? vec<T>{} : dy;
-  if constexpr (F == Activation::sigmoid) return dy * (y * (T(1) - y));
-  if constexpr (F == Activation::tanh) return dy * (T(1) - y * y);
-}
-
-template <Activation F, class T>
-void forward_all(int64_t count, const T* x, T* y) {
-  parallel_chunks(count, grain, [=](int64_t begin, int64_t end) {
-    fill<T>(count, begin, end, y,
-            [=](int64_t i, auto n) ARRAYNN_LAMBDA { return forward<F, T>(load_count(x + i, n)); });
-  });
-}
-
-template <Activation F, class T>
-void backward_all(int64_t count, const T* y, const T* dy, T* dx) {
-  parallel_chunks(count, grain, [=](int64_t begin, int64_t end) {
-    fill<T>(count, begin, end, dx, [=](int64_t i, auto n) ARRAYNN_LAMBDA {
-      return backward<F, T>(load_count(y + i, n), load_count(dy + i, n));
-    });
-  });
-}
+constexpr int64_t grain = 8 << 10;  // elements per task
 
 // ---- softmax along rows of n adjacent elements --------------------------------------------------
 
@@ -139,13 +92,13 @@ template <class T, class Row, class Columns>
 void for_softmax(const SoftmaxParams& p, const Row& row, const Columns& columns) {
   if (p.size == 0) return;
   if (p.inner == 1) {
-    parallel_chunks(p.outer, grain / 4 / p.size + 1, [&](int64_t begin, int64_t end) {
+    parallel_chunks(p.outer, grain / p.size + 1, [&](int64_t begin, int64_t end) {
       for (int64_t o = begin; o < end; ++o) row(o * p.size);
     });
     return;
   }
   int64_t vectors = (p.inner + lanes<T> - 1) / lanes<T>;
-  parallel_chunks(p.outer * vectors, grain / 4 / (p.size * lanes<T>)+1, [&](int64_t begin, int64_t end) {
+  parallel_chunks(p.outer * vectors, grain / (p.size * lanes<T>)+1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       int64_t first = i % vectors * lanes<T>, offset = i / vectors * p.size * p.inner + first;
       if (p.inner - first >= lanes<T>)
@@ -156,33 +109,7 @@ void for_softmax(const SoftmaxParams& p, const Row& row, const Columns& columns)
   });
 }
 
-template <class T, class F>
-void with_function(Activation function, const F& f) {
-  switch (function) {
-    case Activation::relu: return f(std::integral_constant<Activation, Activation::relu>{});
-    case Activation::sigmoid: return f(std::integral_constant<Activation, Activation::sigmoid>{});
-    case Activation::tanh: return f(std::integral_constant<Activation, Activation::tanh>{});
-  }
-}
-
 }  // namespace
-
-void activation_forward(const ActivationParams& p, const void* x, void* y) {
-  dispatch_float(p.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    with_function<T>(p.function,
-                     [&](auto f) { forward_all<f(), T>(p.count, static_cast<const T*>(x), static_cast<T*>(y)); });
-  });
-}
-
-void activation_backward(const ActivationParams& p, const void* y, const void* dy, void* dx) {
-  dispatch_float(p.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    with_function<T>(p.function, [&](auto f) {
-      backward_all<f(), T>(p.count, static_cast<const T*>(y), static_cast<const T*>(dy), static_cast<T*>(dx));
-    });
-  });
-}
 
 void softmax_forward(const SoftmaxParams& p, const void* x, void* y) {
   dispatch_float(p.dtype, [&](auto zero) {
