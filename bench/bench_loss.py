@@ -11,6 +11,10 @@ import peers
 from harness import Case, Random
 from peers import Call, tensor
 
+_BCE = "binary_cross_entropy_with_logits"
+# 'mean' of kl_div makes PyTorch warn.
+_OPTIONS: dict[str, dict[str, Any]] = {"kl_div": {"reduction": "batchmean"}}
+
 
 class Inputs(NamedTuple):
     x: np.ndarray
@@ -18,24 +22,26 @@ class Inputs(NamedTuple):
     one: np.ndarray
 
 
-def _ours(training: bool) -> Callable[[Inputs], Call]:
+def _ours(op: str, training: bool) -> Callable[[Inputs], Call]:
+    function, options = getattr(ann, op), _OPTIONS.get(op, {})
+
     def build(i: Inputs) -> Call:
         def step() -> Any:
-            loss, pullback = ann.vjp(ann.mse_loss, i.x, i.target)
+            loss, pullback = ann.vjp(function, i.x, i.target, **options)
             return loss, pullback(i.one)
 
-        return step if training else lambda: ann.mse_loss(i.x, i.target)
+        return step if training else lambda: function(i.x, i.target, **options)
 
     return build
 
 
-def _torch(training: bool) -> Callable[[Inputs], Call]:
+def _torch(op: str, training: bool) -> Callable[[Inputs], Call]:
     def build(i: Inputs) -> Call:
-        op = peers.torch.nn.functional.mse_loss
+        function, options = getattr(peers.torch.nn.functional, op), _OPTIONS.get(op, {})
         x, target = tensor(i.x), tensor(i.target)
 
         def forward() -> Any:
-            return op(x, target)
+            return function(x, target, **options)
 
         return peers.gradients(forward, (x,)) if training else forward
 
@@ -56,18 +62,24 @@ def _numpy(training: bool) -> Callable[[Inputs], Call]:
     return build
 
 
-def _case(rows: int, columns: int, *, training: bool = False) -> Case:
+def _case(op: str, rows: int, columns: int, *, training: bool = False) -> Case:
     def make(rng: Random) -> Inputs:
-        return Inputs(rng.normal(rows, columns), rng.normal(rows, columns), np.ones((), rng.dtype))
+        target = rng.normal(rows, columns)
+        if op in (_BCE, "kl_div"):
+            target = 1 / (1 + np.exp(-target))
+        return Inputs(rng.normal(rows, columns), target, np.ones((), rng.dtype))
 
+    engines: dict[str, Any] = {"torch": _torch(op, training)}
+    if op == "mse_loss":
+        engines["numpy"] = _numpy(training)
     return Case(
-        name=f"mse_loss {'training ' if training else ''}{rows}x{columns}",
+        name=f"{op} {'training ' if training else ''}{rows}x{columns}",
         family="loss",
         group="loss",
-        op="mse_loss",
+        op=op,
         make=make,
-        ours=_ours(training),
-        peers={"torch": _torch(training), "numpy": _numpy(training)},
+        ours=_ours(op, training),
+        peers=engines,
         flops=0.0,
         elements=rows * columns * (3.0 if training else 2.0),
         training=training,
@@ -76,4 +88,9 @@ def _case(rows: int, columns: int, *, training: bool = False) -> Case:
 
 def cases() -> list[Case]:
     """Return the cases of the losses."""
-    return [_case(rows, 1024, training=training) for training in (False, True) for rows in (128, 4096)]
+    others = ("l1_loss", "huber_loss", "kl_div", _BCE)
+    return [
+        *(_case("mse_loss", rows, 1024, training=flag) for flag in (False, True) for rows in (128, 4096)),
+        *(_case(op, 128, 1024) for op in others),
+        *(_case(op, 4096, 1024, training=flag) for op in others for flag in (False, True)),
+    ]

@@ -115,6 +115,7 @@ _ACTIVATIONS = (
     "softmax",
     "log_softmax",
 )
+_LOSSES = ("mse_loss", "l1_loss", "huber_loss", "kl_div", "binary_cross_entropy_with_logits")
 _PLANES, _ROWS = (64, 256, 56, 56), (16384, 4096)
 _WINDOWS = (
     Window("max_pool2d", (64, 64, 112, 112), 3, 2, 1),
@@ -151,7 +152,7 @@ def _small() -> list[Case]:
         ops.pool(window, "float32", False, **small),
         ops.linear(64, 512, 512, "bfloat16", **small),
         ops.cell("gru", 32, 256, **small),
-        ops.mse((128, 1000), "float32", True, **small),
+        ops.pointwise_loss("mse_loss", (128, 1000), "float32", True, **small),
         ops.dropout((64, 1024), "float32", False, **small),
     ]
 
@@ -168,7 +169,8 @@ def cases() -> list[Case]:
                 found.append(ops.pool(window, dtype, channels_last))
                 found.append(ops.pool_backward(window, dtype, channels_last))
         for flag in (False, True):
-            found += [ops.dropout(_PLANES, dtype, flag), ops.mse(_ROWS, dtype, flag)]
+            found.append(ops.dropout(_PLANES, dtype, flag))
+            found += [ops.pointwise_loss(op, _ROWS, dtype, flag) for op in _LOSSES]
     for rows, classes, dtype in (
         (8192, 50257, "bfloat16"),
         (8192, 50257, "float32"),
@@ -238,7 +240,8 @@ def tiny() -> list[Case]:
             ):
                 found += [ops.conv(layer, which, dtype, channels_last, "conv fp32") for which in PASSES]
         for flag in (False, True):
-            found += [ops.dropout((37, 131), dtype, flag), ops.mse((37, 131), dtype, flag)]
+            found.append(ops.dropout((37, 131), dtype, flag))
+            found += [ops.pointwise_loss(op, (37, 131), dtype, flag) for op in _LOSSES]
             found.append(ops.linear(33, 65, 17, dtype, backward=flag))
             found.append(ops.cross_entropy(7, 131, dtype, flag))
     for op in ("adam_step", "sgd_step", "clip_grad_norm"):

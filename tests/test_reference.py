@@ -188,6 +188,47 @@ def test_mse_loss(reduction: str, shapes: Any) -> None:
         check_gradient(ref.mse_loss, x, t, reduction=reduction, weight=w)
 
 
+LOSSES: list[tuple[str, dict[str, Any]]] = [
+    ("l1_loss", {}),
+    ("huber_loss", {}),
+    ("huber_loss", {"delta": 0.3}),
+    ("kl_div", {}),
+    ("kl_div", {"log_target": True}),
+    ("binary_cross_entropy_with_logits", {}),
+]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "batchmean"])
+@pytest.mark.parametrize(("name", "options"), LOSSES, ids=str)
+@pytest.mark.parametrize(
+    "shapes", [((3, 4), (3, 4)), ((4,), (3, 4)), ((3, 1), (3, 4)), ((3, 4), (1,)), ((), ()), ((0, 3), (0, 3))]
+)
+def test_losses(shapes: Any, name: str, options: dict[str, Any], reduction: str) -> None:
+    logits = name == "binary_cross_entropy_with_logits"
+    if (reduction == "batchmean" and name != "kl_div") or (logits and shapes[0] != shapes[1]):
+        return
+    x, t = rand(*shapes[0]), np.asarray(np.abs(rand(*shapes[1], seed=1)))
+    w = np.asarray(np.abs(rand(*shapes[0], seed=2)))
+    more = [{}, {"weight": w}] if name in ("l1_loss", "huber_loss") else [{}]
+    if logits:
+        few = np.asarray(np.abs(rand(*shapes[0][-1:], seed=3)))
+        more = [{}, {"weight": w}, {"pos_weight": few}, {"weight": few, "pos_weight": w}]
+    peer = lambda x, t, **options: getattr(F, name)(x, t.detach(), **options)  # noqa: E731
+    for each in more:
+        check_parity(getattr(ref, name), peer, x, t, reduction=reduction, **options, **each)
+        if x.size:
+            check_gradient(getattr(ref, name), x, t, reduction=reduction, **options, **each)
+
+
+def test_losses_at_the_ends() -> None:
+    x = np.array([-800.0, -40, -1e-300, 0, 1e-300, 40, 800] * 2)
+    for t in (np.zeros(14), np.ones(14), np.repeat([0.25, 2.0], 7)):
+        for name, options in LOSSES:
+            op = getattr(F, name)
+            peer = lambda x, t, op=op, **options: op(x, t.detach(), **options)  # noqa: E731
+            check_parity(getattr(ref, name), peer, x, t, reduction="none", **options)
+
+
 LABELS = [
     ((5, 4), (5,)),
     ((4,), ()),

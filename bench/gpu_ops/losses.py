@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -71,32 +72,46 @@ def _gradient(t: Tools, forward: Callable[[Any], Any], leaf: Any) -> Call:
     return step
 
 
-def _ours_loss(t: Tools, op: Any, x: Any, target: Any) -> Call:
+def _ours_loss(t: Tools, op: Any, x: Any, target: Any, **options: Any) -> Call:
     one = t.torch.ones((), dtype=x.dtype, device=x.device)
 
     def step() -> Any:
-        loss, pullback = t.ann.vjp(op, x, target)
+        loss, pullback = t.ann.vjp(op, x, target, **options)
         return loss, pullback(one)[0]
 
     return step
 
 
-def mse(shape: tuple[int, ...], dtype: str, training: bool, **changed: Any) -> Case:
+# 'mean' of kl_div makes PyTorch warn.
+_OPTIONS: dict[str, dict[str, Any]] = {"kl_div": {"reduction": "batchmean"}}
+
+
+def pointwise_loss(op: str, shape: tuple[int, ...], dtype: str, training: bool, **changed: Any) -> Case:
+    options = _OPTIONS.get(op, {})
+
+    def make(t: Tools) -> Inputs:
+        target = t.normal(*shape, dtype=dtype)
+        probabilities = op in ("kl_div", "binary_cross_entropy_with_logits")
+        return t.normal(*shape, dtype=dtype), target.sigmoid() if probabilities else target
+
     def ours(t: Tools, i: Inputs) -> Call:
-        return _ours_loss(t, t.ann.mse_loss, *i) if training else lambda: t.ann.mse_loss(*i)
+        function = partial(getattr(t.ann, op), **options)
+        if not training:
+            return lambda: function(*i)
+        return _ours_loss(t, getattr(t.ann, op), *i, **options)
 
     def call(t: Tools, i: Inputs) -> Call:
-        op = t.torch.nn.functional.mse_loss
-        return _gradient(t, lambda x: op(x, i[1]), i[0]) if training else lambda: op(*i)
+        function = partial(getattr(t.torch.nn.functional, op), **options)
+        return _gradient(t, lambda x: function(x, i[1]), i[0]) if training else lambda: function(*i)
 
     case = Case(
-        name=f"mse_loss {'training ' if training else ''}{text(shape)} {SHORT[dtype]}",
+        name=f"{op} {'training ' if training else ''}{text(shape)} {SHORT[dtype]}",
         group="dropout, mse",
-        op="mse_loss",
+        op=op,
         dtype=dtype,
         flops=0,
         bytes=(3 if training else 2) * prod(shape) * SIZE[dtype],
-        make=lambda t: (t.normal(*shape, dtype=dtype), t.normal(*shape, dtype=dtype)),
+        make=make,
         ours=ours,
         peers={"torch": call},
     )

@@ -23,6 +23,8 @@ __device__ __forceinline__ compute_t<T> exp_of(compute_t<T> x) {
 }
 __device__ __forceinline__ float log_of(float x) { return logf(x); }
 __device__ __forceinline__ double log_of(double x) { return log(x); }
+__device__ __forceinline__ float log1p_of(float x) { return log1pf(x); }
+__device__ __forceinline__ double log1p_of(double x) { return log1p(x); }
 
 // Maximum and sum of exp(x - maximum) of the numbers seen so far (Milakov and Gimelshein, "Online normalizer
 // calculation for softmax", 2018). NaN leaves the maximum alone and reaches the sum.

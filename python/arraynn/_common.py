@@ -75,12 +75,12 @@ def number(op: str, name: str, value: Any) -> float:
 _reductions = {"none": 0, "mean": 1, "sum": 2}
 
 
-def reduction_code(op: str, value: Any) -> int:
-    """Return the number by which the bindings know a reduction."""
+def reduction_code(op: str, value: Any, more: str = "") -> int:
+    """Return the number by which the bindings know a reduction; `more` are others that the op takes."""
     try:
         return _reductions[value]
     except (KeyError, TypeError):
-        raise ValueError(f"{op}: reduction is {value!r}, expected 'mean', 'sum' or 'none'") from None
+        raise ValueError(f"{op}: reduction is {value!r}, expected 'mean', {more}'sum' or 'none'") from None
 
 
 def pull_of_reduced(

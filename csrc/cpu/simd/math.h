@@ -166,6 +166,16 @@ ARRAYNN_INLINE vec<T> log1p_of_fraction(vec<T> x) {
   return log_of<T>(beyond ? broadcast<T>(T(1)) : vec<T>{}, beyond ? (x - T(1)) * T(0.5) : x);
 }
 
+// x log x with 0 for 0, over the whole range: NaN for x < 0.
+template <class T>
+ARRAYNN_INLINE vec<T> x_log_x(vec<T> x) {
+  constexpr T up = sizeof(T) == 4 ? T(16777216.0) : T(18014398509481984.0);  // 2^24, 2^54: from any subnormal number
+  constexpr T log_up = sizeof(T) == 4 ? T(16.635532333438687) : T(37.429947750237048);
+  auto small = x < (sizeof(T) == 4 ? T(__FLT_MIN__) : T(__DBL_MIN__));
+  vec<T> y = x * (log<T>(small ? x * up : x) - (small ? broadcast<T>(log_up) : vec<T>{}));
+  return x > T(0) ? y : x == T(0) ? vec<T>{} : broadcast<T>(T(__builtin_nanf("")));
+}
+
 template <class T>
 ARRAYNN_INLINE vec<T> magnitude(vec<T> x) {
   return bits_to_float<T>(float_to_bits<T>(x) & ~float_to_bits<T>(broadcast<T>(T(-0.0))));

@@ -8,7 +8,7 @@ from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy
 from .dropout import dropout
 from .linear import linear
-from .loss import mse_loss
+from .loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss, mse_loss
 from .optimizer import adam_step, clip_grad_norm, sgd_step
 from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .rnn import gru, gru_cell, lstm, lstm_cell
@@ -17,6 +17,7 @@ __all__ = [
     "adam_step",
     "adaptive_avg_pool2d",
     "avg_pool2d",
+    "binary_cross_entropy_with_logits",
     "clip_grad_norm",
     "conv1d",
     "conv2d",
@@ -26,6 +27,9 @@ __all__ = [
     "gelu",
     "gru",
     "gru_cell",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
     "leaky_relu",
     "linear",
     "log_softmax",
