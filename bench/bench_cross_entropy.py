@@ -1,4 +1,4 @@
-"""Softmax-cross-entropy: from ten classes to a vocabulary, label smoothing, segmentation, training."""
+"""Cross-entropy: from ten classes to a vocabulary, label smoothing, segmentation, training; nll_loss."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ class Inputs(NamedTuple):
     one: np.ndarray
 
 
-def _ours(smoothing: float, training: bool) -> Callable[[Inputs], Call]:
+def _ours(op: str, options: dict[str, Any], training: bool) -> Callable[[Inputs], Call]:
+    function = getattr(ann, op)
+
     def build(i: Inputs) -> Call:
         logits, target, one = i
 
         def step() -> Any:
-            loss, pullback = ann.vjp(ann.cross_entropy, logits, target, label_smoothing=smoothing)
+            loss, pullback = ann.vjp(function, logits, target, **options)
             return loss, pullback(one)
 
-        return step if training else lambda: ann.cross_entropy(logits, target, label_smoothing=smoothing)
+        return step if training else lambda: function(logits, target, **options)
 
     return build
 
 
-def _torch(smoothing: float, training: bool) -> Callable[[Inputs], Call]:
+def _torch(op: str, options: dict[str, Any], training: bool) -> Callable[[Inputs], Call]:
     def build(i: Inputs) -> Call:
-        op = peers.torch.nn.functional.cross_entropy
+        function = getattr(peers.torch.nn.functional, op)
         logits, target = tensor(i.logits), tensor(i.target)
 
         def forward() -> Any:
-            return op(logits, target, label_smoothing=smoothing)
+            return function(logits, target, **options)
 
         return peers.gradients(forward, (logits,)) if training else forward
 
@@ -63,7 +65,8 @@ def _case(*shape: int, smoothing: float = 0.0, training: bool = False, overhead:
     def make(rng: Random) -> Inputs:
         return Inputs(rng.normal(*shape), rng.labels(shape[1], shape[0], *shape[2:]), np.ones((), rng.dtype))
 
-    engines: dict[str, Callable[[Inputs], Call | Engine]] = {"torch": _torch(smoothing, training)}
+    op, options = "cross_entropy", {"label_smoothing": smoothing}
+    engines: dict[str, Callable[[Inputs], Call | Engine]] = {"torch": _torch(op, options, training)}
     if not training and not smoothing:
         engines |= {"onnxruntime": _ort, "scipy": _scipy}
     kind = f"{'overhead ' if overhead else ''}{'training ' if training else ''}"
@@ -74,7 +77,7 @@ def _case(*shape: int, smoothing: float = 0.0, training: bool = False, overhead:
         group="overhead" if overhead else f"cross_entropy{' training' if training else ''}",
         op="cross_entropy",
         make=make,
-        ours=_ours(smoothing, training),
+        ours=_ours(op, options, training),
         peers=engines,
         flops=0.0,
         elements=size * (2 if training else 1),  # training reads the logits and writes their gradient
@@ -84,9 +87,30 @@ def _case(*shape: int, smoothing: float = 0.0, training: bool = False, overhead:
     )
 
 
+def _nll(rows: int, classes: int, *, training: bool = False) -> Case:
+    def make(rng: Random) -> Inputs:
+        return Inputs(rng.normal(rows, classes), rng.labels(classes, rows), np.ones((), rng.dtype))
+
+    return Case(
+        name=f"nll_loss {'training ' if training else ''}{rows}x{classes}",
+        family="cross_entropy",
+        group=f"cross_entropy{' training' if training else ''}",
+        op="nll_loss",
+        make=make,
+        ours=_ours("nll_loss", {}, training),
+        peers={"torch": _torch("nll_loss", {}, training)},
+        flops=0.0,
+        elements=rows * (classes if training else min(classes, 16)),  # the gradient, or lines of 64 bytes
+        index_bytes=8.0 * rows,
+        training=training,
+    )
+
+
 def cases() -> list[Case]:
     """Return the cross-entropy cases."""
     return [
+        _nll(65536, 10),
+        _nll(4096, 1000, training=True),
         _case(256, 10),
         _case(128, 1000),
         _case(64, 32000),

@@ -178,6 +178,7 @@ def cases() -> list[Case]:
         (4096, 128000, "bfloat16"),
     ):
         found.append(ops.cross_entropy(rows, classes, dtype, True))
+    found.append(ops.nll(65536, 1000, "float32", True))
     for op in ("adam_step", "sgd_step", "clip_grad_norm"):
         found.append(ops.optimizer(op, "4 tensors of 4096x4096", _BIG, "optimizer"))
         many = "optimizer, 2000 tensors"
@@ -243,7 +244,7 @@ def tiny() -> list[Case]:
             found.append(ops.dropout((37, 131), dtype, flag))
             found += [ops.pointwise_loss(op, (37, 131), dtype, flag) for op in _LOSSES]
             found.append(ops.linear(33, 65, 17, dtype, backward=flag))
-            found.append(ops.cross_entropy(7, 131, dtype, flag))
+            found += [ops.cross_entropy(7, 131, dtype, flag), ops.nll(7, 131, dtype, flag)]
     for op in ("adam_step", "sgd_step", "clip_grad_norm"):
         found.append(ops.optimizer(op, "odd tensors", [(131,), (7, 5), (1,)], "optimizer"))
     for kind in ("lstm", "gru"):

@@ -1,4 +1,4 @@
-"""cross_entropy against the reference and PyTorch."""
+"""cross_entropy and nll_loss against the reference and PyTorch."""
 
 from __future__ import annotations
 
@@ -251,3 +251,131 @@ BAD: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
 @pytest.mark.parametrize(("error", "argument", "args", "options"), BAD)
 def test_bad(error: Any, argument: str, args: Any, options: Any) -> None:
     check_bad("cross_entropy", error, argument, *args, **options)
+
+
+# ---- nll_loss ----
+
+
+def check_nll(x: Any, target: Any, weight: Any = None, **options: Any) -> Any:
+    """A product for each label, and a sum of them."""
+    term = largest(x) * (largest(weight) if weight is not None else 1)
+    heavy = largest(weight) if weight is not None else 1
+    return check_op(
+        "nll_loss",
+        x,
+        target,
+        weight,
+        bounds={"out": (max(target.size, 1) + 8, max(term, 1)), "input": (4, heavy)},
+        **options,
+    )
+
+
+@given(labelled())
+def test_nll_loss(case: Any) -> None:
+    x, target, weight, options = case
+    del options["label_smoothing"]
+    if target.dtype.kind in "iu":
+        check_nll(x, target, weight, **options)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_nll_loss_of_many_labels(reduction: str, dtype: Any) -> None:
+    """Enough for several blocks, rows and columns of them, and an odd edge."""
+    for shape in ((1031, 7), (3, 5, 1031), (2, 33, 17, 19), (3, 20011)):
+        rng = np.random.default_rng(1)
+        target = rng.integers(0, shape[1], (shape[0], *shape[2:]))
+        target.ravel()[::7] = -100
+        x, weight = values(shape, dtype, 1), rng.uniform(0.5, 2, shape[1]).astype(dtype)
+        check_nll(x, target, weight, reduction=reduction)
+        rows = x.transpose(0, *range(2, x.ndim), 1)
+        check_nll(np.ascontiguousarray(rows).transpose(0, x.ndim - 1, *range(1, x.ndim - 1)), target, None)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_nll_loss_picks_what_is_not_finite(reduction: str, dtype: Any) -> None:
+    """Only where it is the label's own element, which is not ignored."""
+    x = np.zeros((4, 5), dtype)
+    x[0, 1], x[1, 2], x[2, 3], x[3, 0] = -np.inf, np.nan, np.inf, np.nan
+    for target in ([0, 0, 0, 1], [1, 0, 0, -100], [0, 2, 0, 1], [1, 0, 3, 1], [0, 0, 3, -100]):
+        check_nll(x, np.array(target), reduction=reduction)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_nll_loss_of_no_label(weighted: bool, dtype: Any) -> None:
+    weight = np.ones(5, dtype) if weighted else None
+    for n in (0, 3):
+        x, target = values((n, 5), dtype, 1), np.full(n, 2)
+        loss, pullback = ann.vjp(ann.nll_loss, x, target, weight, ignore_index=2)
+        assert np.isnan(loss)
+        np.testing.assert_array_equal(pullback(np.ones((), dtype))[0], np.zeros((n, 5)))
+        assert ann.nll_loss(x, target, weight, reduction="sum", ignore_index=2) == 0
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_nll_loss_half(reduction: str, dtype: Any) -> None:
+    x, target = values((6, 19), dtype, 1), np.array([0, 18, 3, 18, -100, 7])
+    assert check_nll(x, target, reduction=reduction).dtype == dtype
+    wide = check_nll(x, target, np.linspace(1, 2, 19).astype(np.float32), reduction=reduction)
+    assert wide.dtype == np.float32
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("shapes", [((4, 5), (4,)), ((4, 5, 3), (4, 3)), ((5,), ()), ((0, 5), (0,))])
+def test_nll_loss_out(reduction: str, shapes: Any) -> None:
+    x, target = values(shapes[0], np.float32, 1), np.full(shapes[1], 4)
+    if shapes[0][0] or reduction != "mean":
+        check_out("nll_loss", x, target, reduction=reduction)
+    check_overlap("nll_loss", x, target, np.ones(5, np.float32), reduction=reduction)
+
+
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_nll_loss_same_bits_for_any_number_of_threads(reduction: str) -> None:
+    rng = np.random.default_rng(1)
+    for shape in ((70_000, 11), (5, 13, 40, 41)):
+        target = rng.integers(0, shape[1], (shape[0], *shape[2:]))
+        weight = rng.uniform(0.5, 2, shape[1]).astype(np.float32)
+        check_threads("nll_loss", values(shape, np.float32, 1), target, weight, reduction=reduction)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("shape", [(6, 19), (2, 5, 3, 4), (5,)])
+def test_nll_loss_torch(shape: Any, reduction: str, dtype: Any) -> None:
+    rng = np.random.default_rng(1)
+    classes = shape[0 if len(shape) == 1 else 1]
+    x, weight = values(shape, dtype, 1), rng.uniform(0.5, 2, classes).astype(dtype)
+    target = np.asarray(rng.integers(0, classes, (*shape[:1], *shape[2:]) if len(shape) > 1 else ()))
+    target.ravel()[:1] = 3
+    for ignored in (3, -100):
+        options = dict(reduction=reduction, ignore_index=ignored)
+        loss, pullback = ann.vjp(ann.nll_loss, x, target, weight, **options)
+        tx = torch.tensor(x, requires_grad=True)
+        tloss = F.nll_loss(tx, torch.tensor(target), torch.tensor(weight), **options)
+        assert_close(loss, tloss.detach().numpy(), terms=x.size, scale=4)
+        dloss = cotangent_of(loss)
+        tloss.backward(torch.tensor(dloss))
+        assert_close(pullback(dloss)[0], tx.grad.numpy(), terms=4)
+
+
+@pytest.mark.parametrize(
+    ("error", "argument", "args", "options"),
+    [
+        *(
+            case
+            for case in BAD
+            if not {"label_smoothing", "ignore_index"} & set(case[3]) and case[2][1] is not P
+        ),
+        (TypeError, "target", (X, P), {}),
+        (TypeError, "ignore_index", (X, T), dict(ignore_index=1.0)),
+        (ValueError, "target", (X, np.array([0, 1, -100])), dict(ignore_index=2)),
+    ],
+)
+def test_nll_loss_bad(error: Any, argument: str, args: Any, options: Any) -> None:
+    if isinstance(args[1], np.ndarray) and args[1].dtype.kind == "f":
+        error = TypeError  # probabilities of any shape
+    check_bad("nll_loss", error, argument, *args, **options)

@@ -261,6 +261,21 @@ def test_cross_entropy(shapes: Any, reduction: str, smoothing: float, weighted: 
         check_gradient(ref.cross_entropy, x, probabilities, **options)
 
 
+@pytest.mark.parametrize("shapes", LABELS, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_nll_loss(shapes: Any, reduction: str, weighted: bool) -> None:
+    x, rng = rand(*shapes[0]), np.random.default_rng(1)
+    classes = shapes[0][0] if len(shapes[0]) == 1 else shapes[0][1]
+    options = dict(reduction=reduction, weight=rng.uniform(0.5, 2, classes) if weighted else None)
+    labels = rng.integers(0, classes, shapes[1])
+    ignored = np.where(rng.random(shapes[1]) < 0.4, -100, labels)
+    for target, ignore_index in ((labels, -100), (ignored, -100), (labels, 0)):
+        check_parity(ref.nll_loss, F.nll_loss, x, target, ignore_index=ignore_index, **options)
+        if (target != ignore_index).any():
+            check_gradient(ref.nll_loss, x, target, ignore_index=ignore_index, **options)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_cross_entropy_without_a_label(smoothing: float, weighted: bool) -> None:

@@ -118,6 +118,27 @@ def pointwise_loss(op: str, shape: tuple[int, ...], dtype: str, training: bool, 
     return changed_case(case, changed)
 
 
+def nll(rows: int, classes: int, dtype: str, training: bool) -> Case:
+    def ours(t: Tools, i: Inputs) -> Call:
+        return _ours_loss(t, t.ann.nll_loss, *i) if training else lambda: t.ann.nll_loss(*i)
+
+    def call(t: Tools, i: Inputs) -> Call:
+        op = t.torch.nn.functional.nll_loss
+        return _gradient(t, lambda x: op(x, i[1]), i[0]) if training else lambda: op(*i)
+
+    return Case(
+        name=f"nll_loss {'training ' if training else ''}{rows}x{classes} {SHORT[dtype]}",
+        group="cross-entropy",
+        op="nll_loss",
+        dtype=dtype,
+        flops=0,
+        bytes=(rows * classes if training else rows) * SIZE[dtype] + 8 * rows,
+        make=lambda t: (t.normal(rows, classes, dtype=dtype), t.labels(classes, rows)),
+        ours=ours,
+        peers={"torch": call},
+    )
+
+
 def _exact_rows(t: Tools, i: Inputs, result: Any) -> str:
     """Compare rows of cross-entropy's gradient with float64, element by element.
 

@@ -8,9 +8,7 @@ namespace arraynn {
 
 namespace {
 
-constexpr const char* op = "cross_entropy";
-
-void check_target(const Array& input, const Array& target, int axis) {
+void check_target(const char* op, const Array& input, const Array& target, int axis) {
   Array labels{};
   for (int i = 0; i < input.ndim; ++i)
     if (i != axis) labels.shape[labels.ndim++] = input.shape[i];
@@ -22,13 +20,13 @@ void check_target(const Array& input, const Array& target, int axis) {
                 shape_text(expected).c_str(), shape_text(input).c_str());
 }
 
-}  // namespace
-
-CrossEntropyParams cross_entropy_params(const Array& input, const Array& target, const Array* weight,
-                                        int64_t ignore_index, Reduction reduction, double smoothing, Layout layout) {
+// All but the options of cross_entropy alone.
+CrossEntropyParams params_of(const char* op, const Array& input, const Array& target, const Array* weight,
+                             int64_t ignore_index, Reduction reduction, Layout layout) {
   if (input.ndim == 0) value_error("%s: input has shape (), expected (N, C, ...) or (C,)", op);
   int axis = input.ndim == 1 ? 0 : 1;
   CrossEntropyParams p{};
+  p.op = op;
   p.dtype = input.dtype;
   p.place = input.place;
   p.reduction = reduction;
@@ -38,14 +36,9 @@ CrossEntropyParams cross_entropy_params(const Array& input, const Array& target,
   p.inner = 1;
   for (int i = 2; i < input.ndim; ++i) p.inner *= input.shape[i];
   p.ignore_index = ignore_index;
-  p.smoothing = smoothing;
   if (p.classes == 0) value_error("%s: input has shape %s, expected at least one class", op, shape_text(input).c_str());
-  check_target(input, target, axis);
+  check_target(op, input, target, axis);
   if (weight) check_shape(op, "weight", *weight, {p.classes});
-  if (!(smoothing >= 0 && smoothing <= 1)) value_error("%s: label_smoothing is %g, expected 0 to 1", op, smoothing);
-  if (p.probabilities && ignore_index >= 0)
-    value_error("%s: ignore_index is %lld, but target holds probabilities, which are never ignored", op,
-                static_cast<long long>(ignore_index));
   p.divisor = static_cast<double>(p.outer * p.inner);
   if (reduction == Reduction::none)
     for (int i = 0; i < input.ndim; ++i)
@@ -57,11 +50,30 @@ CrossEntropyParams cross_entropy_params(const Array& input, const Array& target,
   return p;
 }
 
+}  // namespace
+
+CrossEntropyParams cross_entropy_params(const Array& input, const Array& target, const Array* weight,
+                                        int64_t ignore_index, Reduction reduction, double smoothing, Layout layout) {
+  constexpr const char* op = "cross_entropy";
+  CrossEntropyParams p = params_of(op, input, target, weight, ignore_index, reduction, layout);
+  p.smoothing = smoothing;
+  if (!(smoothing >= 0 && smoothing <= 1)) value_error("%s: label_smoothing is %g, expected 0 to 1", op, smoothing);
+  if (p.probabilities && ignore_index >= 0)
+    value_error("%s: ignore_index is %lld, but target holds probabilities, which are never ignored", op,
+                static_cast<long long>(ignore_index));
+  return p;
+}
+
+CrossEntropyParams nll_params(const Array& input, const Array& target, const Array* weight, int64_t ignore_index,
+                              Reduction reduction, Layout layout) {
+  return params_of("nll_loss", input, target, weight, ignore_index, reduction, layout);
+}
+
 void cross_entropy_labels(CrossEntropyParams& p, const void* target, const void* weight, void* scratch) {
   if (p.probabilities || (p.place.on_device() && !p.place.checks)) return;
   LabelSummary summary = kernels(p.place).cross_entropy_labels(p, target, weight, scratch);
   if (summary.is_bad)
-    value_error("%s: target holds %lld, expected 0 to %lld or ignore_index=%lld", op,
+    value_error("%s: target holds %lld, expected 0 to %lld or ignore_index=%lld", p.op,
                 static_cast<long long>(summary.bad), static_cast<long long>(p.classes - 1),
                 static_cast<long long>(p.ignore_index));
   p.divisor = summary.weight;
@@ -72,7 +84,7 @@ void check_cross_entropy_cotangent(const CrossEntropyParams& p, const Array& cot
   expected.ndim = p.ndim;
   for (int i = 0; i < p.ndim; ++i) expected.shape[i] = p.output_shape[i];
   if (!same_shape(cotangent, expected))
-    value_error("%s: cotangent has shape %s, expected %s", op, shape_text(cotangent).c_str(),
+    value_error("%s: cotangent has shape %s, expected %s", p.op, shape_text(cotangent).c_str(),
                 shape_text(expected).c_str());
 }
 
@@ -84,6 +96,16 @@ void cross_entropy_forward(const CrossEntropyParams& p, const void* input, const
 void cross_entropy_backward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight,
                             const void* cotangent, void* d_input, bool unit, void* scratch) {
   kernels(p.place).cross_entropy_backward(p, input, target, weight, cotangent, d_input, unit, scratch);
+}
+
+void nll_forward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight, void* output,
+                 void* d_input, void* scratch) {
+  kernels(p.place).nll_forward(p, input, target, weight, output, d_input, scratch);
+}
+
+void nll_backward(const CrossEntropyParams& p, const void* target, const void* weight, const void* cotangent,
+                  void* d_input, bool unit, void* scratch) {
+  kernels(p.place).nll_backward(p, target, weight, cotangent, d_input, unit, scratch);
 }
 
 }  // namespace arraynn

@@ -1,9 +1,12 @@
-// Softmax and cross-entropy in one: l = -sum_c q_c log softmax(x)_c for every label, with
+// cross_entropy, softmax included: l = -sum_c q_c log softmax(x)_c for every label, with
 //   q_c = w_c ((1 - s) t_c + s / C), t_c = [c == label] or the target's probability.
 // none: the labels' losses; sum: their sum; mean: that divided by the sum of w_label (class indices)
 // or by the number of labels (probabilities). A label equal to ignore_index takes no part: its loss
 // and its gradient are zero. The mean over no label is NaN.
 // Backward: dx_c = (softmax(x)_c sum_j q_j - q_c) dl.
+//
+// nll_loss, of logarithms of probabilities and class indices: l = -w_label x_label, reduced in the same way.
+// Backward: dx_label = -w_label dl, zero elsewhere.
 //
 // Input (N, C, ...) or (C,) is seen as outer x classes x inner and the labels as outer x inner, all
 // dense. Nothing is saved but, if the caller wants it, the gradient itself: forward writes it for a
@@ -15,6 +18,7 @@
 namespace arraynn {
 
 struct CrossEntropyParams {
+  const char* op;  // whose call it is, for errors
   DType dtype;
   Place place;
   Reduction reduction;
@@ -30,6 +34,8 @@ struct CrossEntropyParams {
 // A target of dtype int64 holds class indices. Channels-last input has its classes innermost.
 CrossEntropyParams cross_entropy_params(const Array& input, const Array& target, const Array* weight,
                                         int64_t ignore_index, Reduction reduction, double smoothing, Layout layout);
+CrossEntropyParams nll_params(const Array& input, const Array& target, const Array* weight, int64_t ignore_index,
+                              Reduction reduction, Layout layout);
 // Refuses labels out of range and computes the divisor. To be called before anything is computed.
 // On a device, whose values the host cannot see without waiting, it does so only where the place asks
 // for checks; the kernels compute the divisor themselves, and a bad label makes loss and gradient NaN.
@@ -44,6 +50,11 @@ void cross_entropy_forward(const CrossEntropyParams& p, const void* input, const
 // unit: d_input holds the gradient for a cotangent of one, as forward left it.
 void cross_entropy_backward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight,
                             const void* cotangent, void* d_input, bool unit, void* scratch);
+
+void nll_forward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight, void* output,
+                 void* d_input, void* scratch);
+void nll_backward(const CrossEntropyParams& p, const void* target, const void* weight, const void* cotangent,
+                  void* d_input, bool unit, void* scratch);
 
 // The labels of one call: the first one out of range, if there is one, and what they count.
 struct LabelSummary {

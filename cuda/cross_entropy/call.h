@@ -1,8 +1,9 @@
-// A call of cross-entropy as its kernels see it: the arrays, the labels and what they count.
+// A call of cross_entropy or nll_loss as its kernels see it: the arrays, the labels and what they count.
 #pragma once
 #include <cmath>
 
 #include "device/reduce.h"
+#include "dispatch.h"
 #include "ops/cross_entropy.h"
 
 namespace arraynn::cuda {
@@ -129,6 +130,61 @@ __device__ compute_t<T> common_scale(const Call<T>& c, double* room) {
 template <class T>
 __device__ __forceinline__ compute_t<T> scale_of(const Call<T>& c, compute_t<T> common, int64_t row) {
   return c.cotangent && c.reduction == Reduction::none ? widen(c.cotangent[row]) : common;
+}
+
+template <class T>
+__global__ __launch_bounds__(label_threads) void finish(Call<T> c, int blocks, T* output) {
+  double* room = shared<double>();
+  double total = block_sum(c.parts, blocks, room);
+  if (c.reduction == Reduction::mean) total /= divisor_of(c, room);
+  if (threadIdx.x == 0) *output = narrow<T>(static_cast<compute_t<T>>(total));
+}
+
+// ---- launching ----
+
+template <class T>
+Call<T> call_of(const CrossEntropyParams& p, const void* input, const void* target, const void* weight) {
+  using C = compute_t<T>;
+  Call<T> c{};
+  c.reduction = p.reduction;
+  c.outer = p.outer;
+  c.classes = p.classes;
+  c.inner = p.inner;
+  c.ignore_index = p.ignore_index;
+  c.x = static_cast<const T*>(input);
+  if (p.probabilities)
+    c.probabilities = static_cast<const T*>(target);
+  else
+    c.labels = static_cast<const int64_t*>(target);
+  c.weight = static_cast<const T*>(weight);
+  c.count = static_cast<double>(p.outer * p.inner);
+  c.kept = static_cast<C>(1 - p.smoothing);
+  c.spread = static_cast<C>(p.smoothing / static_cast<double>(p.classes));
+  return c;
+}
+
+LabelPart* label_parts_in(void* scratch) {
+  return reinterpret_cast<LabelPart*>(static_cast<double*>(scratch) + most_parts);
+}
+
+template <class T>
+int launch_labels(const CrossEntropyParams& p, const Call<T>& c, LabelPart* parts) {
+  int64_t blocks = std::min<int64_t>(ceil_div(p.outer * p.inner, label_threads * 8), most_label_parts);
+  launch(sum_labels<T>, static_cast<unsigned>(blocks), label_threads, sum_room, p.place, c, parts);
+  return static_cast<int>(blocks);
+}
+
+// The divisor's labels, where the gradient or the loss is divided by them.
+template <class T>
+void sum_ahead(const CrossEntropyParams& p, Call<T>& c, void* scratch) {
+  if (!c.labels || p.reduction != Reduction::mean || p.outer * p.inner <= few_labels) return;
+  c.label_parts = label_parts_in(scratch);
+  c.label_part_count = launch_labels(p, c, label_parts_in(scratch));
+}
+
+template <class T>
+void launch_finish(const CrossEntropyParams& p, const Call<T>& c, int blocks, void* output) {
+  launch(finish<T>, 1, label_threads, sum_room, p.place, c, blocks, static_cast<T*>(output));
 }
 
 }  // namespace

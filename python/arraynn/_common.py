@@ -104,6 +104,36 @@ def pull_of_reduced(
     return pull
 
 
+def loss_rule(
+    core: Any,
+    op: str,
+    wanted: tuple[bool, ...],
+    arrays: tuple[Any, ...],
+    options: tuple[Any, ...],
+    reduces: bool,
+    shaped: Callable[[Any], Any] = lambda gradient: gradient,
+) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """Return a loss of `arrays`, differentiable in the first, and its pullback.
+
+    `core` has the functions `op`, <op>_gradient (the loss and its gradient for a cotangent of one) and
+    <op>_backward. `shaped` brings a gradient to its argument's shape.
+    """
+
+    def fit(gradient: Any) -> Any:
+        return gradient_like(shaped(gradient), arrays[0])
+
+    def compute(cotangent: Any, unit: Any = None) -> Any:
+        return fit(getattr(core, f"{op}_backward")(cotangent, *arrays, *options, unit))
+
+    if not wanted[0]:
+        return getattr(core, op)(*arrays, *options, None), lambda cotangent: (None,)
+    if not reduces:
+        return getattr(core, op)(*arrays, *options, None), lambda dy: (compute(dy),)
+    out, unit = getattr(core, f"{op}_gradient")(*arrays, *options)
+    pull = pull_of_reduced(unit, fit, compute)
+    return out, lambda cotangent: (pull(cotangent),)
+
+
 def _pop(held: list[Any]) -> Any:
     try:
         return held.pop()

@@ -85,6 +85,7 @@ def cross_entropy_gradient(
 def cross_entropy_backward(
     cotangent: _Array, input: _Array, target: _Array, weight: _Array | None, /, *options: Any
 ) -> _Array: ...
+def nll_loss(input: _Array, target: _Array, weight: _Array | None, /, *options: Any) -> _Array: ...
 
 # Pointwise losses: (input, target, weight, pos_weight), the reduction, the op's own options, then out. There
 # is <op>_gradient, which returns the loss and its gradient for a cotangent of one, and <op>_backward, which

@@ -1,4 +1,4 @@
-"""Softmax-cross-entropy."""
+"""Losses against class labels: softmax-cross-entropy, and negative log-likelihood."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _core
-from ._common import Array, gradient_like, integer, number, pull_of_reduced, reduction_code
+from ._common import Array, integer, loss_rule, number, reduction_code
 from ._vjp import defvjp
 
-_op = "cross_entropy"
+_Pull = Callable[[Array], tuple[Any, ...]]
 
 
 def cross_entropy(
@@ -73,12 +73,67 @@ def cross_entropy(
     return result
 
 
+def nll_loss(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> Array:
+    """Take the negative log-likelihood of the labels: ``-weight_label x_label``.
+
+    Parameters
+    ----------
+    input : array of shape (N, C, ...) or (C,)
+        Floating: the logarithms of the classes' probabilities, as of `log_softmax`.
+    target : array of shape (N, ...) or ()
+        Class indices of any integer dtype.
+    weight : array of shape (C,), optional
+        What each class counts.
+    ignore_index : int, default -100
+        Labels of this value take no part: their loss and gradient are zero.
+    reduction : {'mean', 'sum', 'none'}
+        The mean divides by the sum of the labels' weights; over no label it is NaN, and its gradient zero.
+    out : array, optional
+        Where to write the result.
+
+    Returns
+    -------
+    array of shape (), or of the labels' shape with ``reduction='none'``
+        Of the common dtype of the floating arguments. Differentiable in `input`.
+
+    Raises
+    ------
+    TypeError
+        `input` or `weight` is not a floating array, `target` not an integer array, or `ignore_index` not an
+        integer.
+    ValueError
+        A shape does not fit, a label is neither `ignore_index` nor between 0 and C - 1, or `reduction` is
+        none of these.
+
+    See Also
+    --------
+    cross_entropy : takes the logits themselves, in one pass.
+    """
+    options = _nll_options(ignore_index, reduction)
+    result: Array = _core.nll_loss(input, target, weight, *options, out)
+    return result
+
+
 def _options(ignore_index: Any, reduction: Any, label_smoothing: Any) -> tuple[int, int, float]:
+    op = "cross_entropy"
     return (
-        integer(_op, "ignore_index", ignore_index),
-        reduction_code(_op, reduction),
-        number(_op, "label_smoothing", label_smoothing),
+        integer(op, "ignore_index", ignore_index),
+        reduction_code(op, reduction),
+        number(op, "label_smoothing", label_smoothing),
     )
+
+
+def _nll_options(ignore_index: Any, reduction: Any) -> tuple[int, int]:
+    op = "nll_loss"
+    return integer(op, "ignore_index", ignore_index), reduction_code(op, reduction)
 
 
 @defvjp(cross_entropy, "input")
@@ -91,19 +146,20 @@ def _cross_entropy_vjp(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-) -> tuple[Array, Callable[[Array], tuple[Any, ...]]]:
+) -> tuple[Array, _Pull]:
     options = _options(ignore_index, reduction, label_smoothing)
+    return loss_rule(_core, "cross_entropy", wanted, (input, target, weight), options, reduction != "none")
 
-    def fit(gradient: Array) -> Any:
-        return gradient_like(gradient, input)
 
-    def compute(cotangent: Array, unit: Array | None = None) -> Any:
-        return fit(_core.cross_entropy_backward(cotangent, input, target, weight, *options, unit))
-
-    if not wanted[0]:
-        return _core.cross_entropy(input, target, weight, *options, None), lambda cotangent: (None,)
-    if reduction == "none":
-        return _core.cross_entropy(input, target, weight, *options, None), lambda dy: (compute(dy),)
-    out, unit = _core.cross_entropy_gradient(input, target, weight, *options)
-    pull = pull_of_reduced(unit, fit, compute)
-    return out, lambda cotangent: (pull(cotangent),)
+@defvjp(nll_loss, "input")
+def _nll_loss_vjp(
+    wanted: tuple[bool, ...],
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> tuple[Array, _Pull]:
+    options = _nll_options(ignore_index, reduction)
+    return loss_rule(_core, "nll_loss", wanted, (input, target, weight), options, reduction != "none")

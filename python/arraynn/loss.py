@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._common import Array, flag, gradient_like, number, pull_of_reduced, reduction_code
+from ._common import Array, flag, loss_rule, number, reduction_code
 from ._device import library_of
 from ._vjp import defvjp
 
@@ -223,6 +223,19 @@ def _kl_options(reduction: Any, log_target: Any) -> tuple[int, bool, bool]:
     return code, batch_mean, flag("kl_div", "log_target", log_target)
 
 
+def _rule(
+    op: str,
+    wanted: tuple[bool, ...],
+    arrays: tuple[Any, ...],
+    options: tuple[Any, ...],
+    reduction: str,
+) -> tuple[Array, _Pull]:
+    def shaped(gradient: Array) -> Array:
+        return _sum_to(gradient, tuple(arrays[0].shape))
+
+    return loss_rule(_core, op, wanted, arrays, options, reduction != "none", shaped)
+
+
 def _sum_to(a: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes along which an array of `shape` was repeated."""
     if tuple(a.shape) == shape:
@@ -237,27 +250,6 @@ def _sum_to(a: Array, shape: tuple[int, ...]) -> Array:
     return total
 
 
-def _rule(
-    op: str, wanted: tuple[bool, ...], arrays: tuple[Any, ...], options: tuple[Any, ...]
-) -> tuple[Array, _Pull]:
-    """Return a loss and its pullback. `arrays` are as in _core.pyi, and options[0] is the reduction."""
-    input = arrays[0]
-
-    def fit(gradient: Array) -> Any:
-        return gradient_like(_sum_to(gradient, tuple(input.shape)), input)
-
-    def compute(cotangent: Array, unit: Array | None = None) -> Any:
-        return fit(getattr(_core, f"{op}_backward")(cotangent, *arrays, *options, unit))
-
-    if not wanted[0]:
-        return getattr(_core, op)(*arrays, *options, None), lambda cotangent: (None,)
-    if options[0] == reduction_code(op, "none"):
-        return getattr(_core, op)(*arrays, *options, None), lambda dy: (compute(dy),)
-    out, unit = getattr(_core, f"{op}_gradient")(*arrays, *options)
-    pull = pull_of_reduced(unit, fit, compute)
-    return out, lambda cotangent: (pull(cotangent),)
-
-
 @defvjp(mse_loss, "input")
 def _mse_loss_vjp(
     wanted: tuple[bool, ...],
@@ -268,7 +260,7 @@ def _mse_loss_vjp(
     weight: Array | None = None,
 ) -> tuple[Array, _Pull]:
     options = (reduction_code("mse_loss", reduction),)
-    return _rule("mse_loss", wanted, (input, target, weight, None), options)
+    return _rule("mse_loss", wanted, (input, target, weight, None), options, reduction)
 
 
 @defvjp(l1_loss, "input")
@@ -281,7 +273,7 @@ def _l1_loss_vjp(
     weight: Array | None = None,
 ) -> tuple[Array, _Pull]:
     options = (reduction_code("l1_loss", reduction),)
-    return _rule("l1_loss", wanted, (input, target, weight, None), options)
+    return _rule("l1_loss", wanted, (input, target, weight, None), options, reduction)
 
 
 @defvjp(huber_loss, "input")
@@ -294,7 +286,7 @@ def _huber_loss_vjp(
     weight: Array | None = None,
 ) -> tuple[Array, _Pull]:
     options = _huber_options(reduction, delta)
-    return _rule("huber_loss", wanted, (input, target, weight, None), options)
+    return _rule("huber_loss", wanted, (input, target, weight, None), options, reduction)
 
 
 @defvjp(kl_div, "input")
@@ -306,7 +298,7 @@ def _kl_div_vjp(
     reduction: str = "mean",
     log_target: bool = False,
 ) -> tuple[Array, _Pull]:
-    return _rule("kl_div", wanted, (input, target, None, None), _kl_options(reduction, log_target))
+    return _rule("kl_div", wanted, (input, target, None, None), _kl_options(reduction, log_target), reduction)
 
 
 @defvjp(binary_cross_entropy_with_logits, "input")
@@ -320,4 +312,5 @@ def _bce_vjp(
     pos_weight: Array | None = None,
 ) -> tuple[Array, _Pull]:
     op = "binary_cross_entropy_with_logits"
-    return _rule(op, wanted, (input, target, weight, pos_weight), (reduction_code(op, reduction),))
+    options = (reduction_code(op, reduction),)
+    return _rule(op, wanted, (input, target, weight, pos_weight), options, reduction)

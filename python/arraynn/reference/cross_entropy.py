@@ -1,4 +1,4 @@
-"""Cross-entropy of logits against class indices or class probabilities."""
+"""Cross-entropy of logits, and negative log-likelihood, against class indices or class probabilities."""
 
 from __future__ import annotations
 
@@ -70,36 +70,53 @@ def cross_entropy(
 def _check(
     op: str, input: Any, target: Any, weight: Any, ignore_index: Any, reduction: Any, label_smoothing: Any
 ) -> np.dtype[Any]:
+    classes = _check_classes(op, input, weight, ignore_index, reduction)
+    fraction(op, "label_smoothing", label_smoothing)
+    if not is_floating(array(op, "target", target).dtype):
+        if target.dtype.kind not in "iu":
+            raise TypeError(
+                f"{op}: target must be an integer or floating-point array, got dtype {target.dtype}"
+            )
+        _check_labels(op, input, target, classes, ignore_index)
+        return result_dtype(op, input, weight)
+    shaped(op, "target", target, input.shape)
+    if ignore_index >= 0:
+        raise ValueError(f"{op}: ignore_index is {ignore_index}, but target holds probabilities")
+    return result_dtype(op, input, target, weight)
+
+
+def _check_classes(op: str, input: Any, weight: Any, ignore_index: Any, reduction: Any) -> int:
+    """Check what both ops take, and return the number of classes."""
     if floating(op, "input", input).ndim == 0:
         raise ValueError(f"{op}: input must have at least 1 dimension, got shape ()")
-    axis = 0 if input.ndim == 1 else 1
-    classes = input.shape[axis]
+    classes: int = input.shape[_axis(input)]
     if classes == 0:
         raise ValueError(f"{op}: input has shape {input.shape}, without a class")
-    ignore_index = integer(op, "ignore_index", ignore_index)
+    integer(op, "ignore_index", ignore_index)
     check_reduction(op, reduction)
-    fraction(op, "label_smoothing", label_smoothing)
     if weight is not None:
         shaped(op, "weight", floating(op, "weight", weight), (classes,))
-    if is_floating(array(op, "target", target).dtype):
-        shaped(op, "target", target, input.shape)
-        if ignore_index >= 0:
-            raise ValueError(f"{op}: ignore_index is {ignore_index}, but target holds probabilities")
-        return result_dtype(op, input, target, weight)
-    if target.dtype.kind not in "iu":
-        raise TypeError(f"{op}: target must be an integer or floating-point array, got dtype {target.dtype}")
-    shaped(op, "target", target, input.shape[:axis] + input.shape[axis + 1 :])
+    return classes
+
+
+def _check_labels(op: str, input: Array, target: Any, classes: int, ignore_index: int) -> None:
+    axis = _axis(input)
     labels = integers(op, "target", target)
+    shaped(op, "target", target, input.shape[:axis] + input.shape[axis + 1 :])
     wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= classes))]
     if wrong.size:
         raise ValueError(f"{op}: target holds {wrong[0]}, but input has {classes} classes")
-    return result_dtype(op, input, weight)
+
+
+def _axis(input: Array) -> int:
+    """Return the axis of the classes."""
+    return 0 if input.ndim == 1 else 1
 
 
 def _spell(
     input: Array, target: Array, weight: Array | None, ignore_index: int, label_smoothing: float
 ) -> _Loss:
-    axis = 0 if input.ndim == 1 else 1
+    axis = _axis(input)
     x = np.moveaxis(wide(input), axis, -1)
     classes = x.shape[-1]
     w = np.ones(classes) if weight is None else wide(weight)
@@ -147,7 +164,7 @@ def _cross_entropy_vjp(
         label_smoothing=label_smoothing,
     )
     loss = _spell(input, target, weight, ignore_index, label_smoothing)
-    axis, dtype = 0 if input.ndim == 1 else 1, input.dtype
+    axis, dtype = _axis(input), input.dtype
 
     def pull(dout: Array) -> tuple[Array | None, ...]:
         """dx = (softmax(x) * sum(q) - q) dl, divided as the loss was; 0 for an ignored label."""
@@ -157,6 +174,73 @@ def _cross_entropy_vjp(
             dl = wide(dout) / (loss.counts.sum() if reduction == "mean" else 1.0)
             dx = (np.exp(loss.logp) * loss.q.sum(-1, keepdims=True) - loss.q) * dl[..., np.newaxis]
         dx = np.where(loss.used[..., np.newaxis], dx, 0.0)
+        return (rounded(np.moveaxis(dx, -1, axis), dtype),)
+
+    return out, pull
+
+
+class _Picks(NamedTuple):
+    """One call of `nll_loss`; the class axis is the last."""
+
+    hit: Array  # whether an element is a label's
+    losses: Array
+    counts: Array
+
+
+def nll_loss(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    out: Array | None = None,
+) -> Array:
+    """l = -w[t] x[t] (torch.nn.functional.nll_loss), reduced as `cross_entropy` reduces it."""
+    op = "nll_loss"
+    classes = _check_classes(op, input, weight, ignore_index, reduction)
+    _check_labels(op, input, target, classes, ignore_index)
+    picks = _pick(input, target, weight, ignore_index)
+    value = picks.losses if reduction == "none" else picks.losses.sum()
+    if reduction == "mean":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = value / picks.counts.sum()
+    return deliver(op, value, result_dtype(op, input, weight), out, input, target, weight)
+
+
+def _pick(input: Array, target: Array, weight: Array | None, ignore_index: int) -> _Picks:
+    x = np.moveaxis(wide(input), _axis(input), -1)
+    labels = target.astype(np.int64)
+    used = labels != ignore_index
+    at = np.where(used, labels, 0)[..., np.newaxis]
+    w = np.ones(x.shape[-1]) if weight is None else wide(weight)
+    counts = np.where(used, w[at[..., 0]], 0.0)
+    with np.errstate(invalid="ignore"):  # an ignored infinity
+        losses = np.where(used, -counts * np.take_along_axis(x, at, -1)[..., 0], 0.0)
+    hit = (np.arange(x.shape[-1]) == at) & used[..., np.newaxis]
+    return _Picks(hit, losses, counts)
+
+
+@defvjp(nll_loss, "input")
+def _nll_loss_vjp(
+    wanted: tuple[bool, ...],
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> tuple[Array, Pull]:
+    out = nll_loss(input, target, weight, ignore_index=ignore_index, reduction=reduction)
+    picks, axis, dtype = _pick(input, target, weight, ignore_index), _axis(input), input.dtype
+
+    def pull(dout: Array) -> tuple[Array | None, ...]:
+        """dx = -w[t] dl at the label, divided as the loss was; 0 elsewhere."""
+        if not wanted[0]:
+            return (None,)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            dl = wide(dout) / (picks.counts.sum() if reduction == "mean" else 1.0)
+            dx = np.where(picks.hit, -(picks.counts * dl)[..., np.newaxis], 0.0)
         return (rounded(np.moveaxis(dx, -1, axis), dtype),)
 
     return out, pull
