@@ -106,9 +106,63 @@ def _nll(rows: int, classes: int, *, training: bool = False) -> Case:
     )
 
 
+class Layer(NamedTuple):
+    x: np.ndarray
+    weight: np.ndarray
+    target: np.ndarray
+    one: np.ndarray
+
+
+def _linear_ours(training: bool) -> Callable[[Layer], Call]:
+    def build(i: Layer) -> Call:
+        def step() -> Any:
+            loss, pullback = ann.vjp(ann.linear_cross_entropy, i.x, i.weight, i.target)
+            return loss, *pullback(i.one)[:2]
+
+        return step if training else lambda: ann.linear_cross_entropy(i.x, i.weight, i.target)
+
+    return build
+
+
+def _linear_torch(training: bool) -> Callable[[Layer], Call]:
+    def build(i: Layer) -> Call:
+        functional = peers.torch.nn.functional
+        x, weight, target = tensor(i.x), tensor(i.weight), tensor(i.target)
+
+        def forward() -> Any:
+            return functional.cross_entropy(functional.linear(x, weight), target)
+
+        return peers.gradients(forward, (x, weight)) if training else forward
+
+    return build
+
+
+def _linear(rows: int, features: int, classes: int, *, training: bool = False) -> Case:
+    def make(rng: Random) -> Layer:
+        weight = rng.normal(classes, features) / np.asarray(features**0.5, rng.dtype)
+        return Layer(rng.normal(rows, features), weight, rng.labels(classes, rows), np.ones((), rng.dtype))
+
+    return Case(
+        name=f"linear_cross_entropy {'training ' if training else ''}{rows}x{features} to {classes}",
+        family="cross_entropy",
+        group=f"cross_entropy{' training' if training else ''}",
+        op="linear_cross_entropy",
+        make=make,
+        ours=_linear_ours(training),
+        peers={"torch": _linear_torch(training)},
+        flops=(6.0 if training else 2.0) * rows * features * classes,
+        elements=float(features * (rows + classes)) * (2 if training else 1),
+        index_bytes=8.0 * rows,
+        training=training,
+    )
+
+
 def cases() -> list[Case]:
     """Return the cross-entropy cases."""
     return [
+        _linear(256, 64, 1000),
+        _linear(256, 64, 1000, training=True),
+        _linear(512, 256, 32000, training=True),
         _nll(65536, 10),
         _nll(4096, 1000, training=True),
         _case(256, 10),

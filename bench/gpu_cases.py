@@ -179,6 +179,7 @@ def cases() -> list[Case]:
     ):
         found.append(ops.cross_entropy(rows, classes, dtype, True))
     found.append(ops.nll(65536, 1000, "float32", True))
+    found += [ops.linear_cross_entropy(8192, 1024, 50257, dtype) for dtype in ("float32", "bfloat16")]
     for op in ("adam_step", "sgd_step", "clip_grad_norm"):
         found.append(ops.optimizer(op, "4 tensors of 4096x4096", _BIG, "optimizer"))
         many = "optimizer, 2000 tensors"
@@ -245,6 +246,7 @@ def tiny() -> list[Case]:
             found += [ops.pointwise_loss(op, (37, 131), dtype, flag) for op in _LOSSES]
             found.append(ops.linear(33, 65, 17, dtype, backward=flag))
             found += [ops.cross_entropy(7, 131, dtype, flag), ops.nll(7, 131, dtype, flag)]
+        found.append(ops.linear_cross_entropy(7, 17, 131, dtype))
     for op in ("adam_step", "sgd_step", "clip_grad_norm"):
         found.append(ops.optimizer(op, "odd tensors", [(131,), (7, 5), (1,)], "optimizer"))
     for kind in ("lstm", "gru"):

@@ -20,8 +20,8 @@ Gemm input_product(const LinearParams& p, const void* d_output, const void* weig
 }
 
 Gemm weight_product(const LinearParams& p, const void* d_output, const void* input, void* d_weight) {
-  return {p.dtype,       p.place, p.out_features, p.in_features, p.rows, d_output, 1,    p.out_features, input,
-          p.in_features, 1,       d_weight,       p.in_features, 1,      nullptr,  false};
+  return {p.dtype,       p.place, p.out_features, p.in_features, p.rows, d_output, 1,           p.out_features, input,
+          p.in_features, 1,       d_weight,       p.in_features, 1,      nullptr,  p.add_weight};
 }
 
 ChannelSums bias_sums(const LinearParams& p) { return {p.dtype, p.place, p.rows, p.out_features, 1}; }

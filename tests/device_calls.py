@@ -82,7 +82,16 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (ann.linear, {"input": ROWS, "weight": values((3, 7), np.float32, 1), "bias": B}),
     (ann.cross_entropy, {"input": ROWS, "target": LABELS, "weight": np.ones(7, np.float32)}),
     (ann.cross_entropy, {"input": ROWS, "target": np.abs(ROWS)}),
+    (ann.nll_loss, {"input": ROWS, "target": LABELS, "weight": np.ones(7, np.float32)}),
+    (
+        ann.linear_cross_entropy,
+        {"input": ROWS, "linear_weight": values((9, 7), np.float32, 1), "target": LABELS},
+    ),
     (ann.mse_loss, {"input": ROWS, "target": ROWS + 1}),
+    (
+        ann.binary_cross_entropy_with_logits,
+        {"input": ROWS, "target": ROWS, "weight": ROWS + 1, "pos_weight": ROWS[:1]},
+    ),
     (ann.relu, {"input": ROWS, "out": np.zeros_like(ROWS)}),
     (
         lambda input, hx, p0, p1: ann.gru(input, hx, [p0, p1]),

@@ -129,6 +129,8 @@ def tools() -> Any:
 
 # The cases
 
+PRODUCTS = ("conv2d", "linear", "lstm", "gru", "lstm_cell", "gru_cell", "linear_cross_entropy")
+
 
 def test_cases_are_well_formed():
     names = [case.name for case in CASES]
@@ -138,7 +140,7 @@ def test_cases_are_well_formed():
         assert case.flops >= 0, case.name
         assert case.tolerance > 0, case.name
         assert next(iter(case.peers)).startswith("torch"), case.name
-        assert (case.flops > 0) == (case.op in ("conv2d", "linear", "lstm", "gru", "lstm_cell", "gru_cell"))
+        assert (case.flops > 0) == (case.op in PRODUCTS)
         assert case.precision in ROOFS["matrix_tflops"]
     assert {case.group for case in CASES} == set(gpu_cases.GROUPS)
     assert {case.op for case in TINY} == {case.op for case in CASES}

@@ -1,4 +1,4 @@
-"""cross_entropy and nll_loss against the reference and PyTorch."""
+"""cross_entropy, nll_loss and linear_cross_entropy against the reference and PyTorch."""
 
 from __future__ import annotations
 
@@ -379,3 +379,186 @@ def test_nll_loss_bad(error: Any, argument: str, args: Any, options: Any) -> Non
     if isinstance(args[1], np.ndarray) and args[1].dtype.kind == "f":
         error = TypeError  # probabilities of any shape
     check_bad("nll_loss", error, argument, *args, **options)
+
+
+# ---- linear_cross_entropy ----
+
+
+def check_linear(x: Any, w: Any, target: Any, bias: Any = None, weight: Any = None, **options: Any) -> Any:
+    """The bounds of a product in front of those of `cross_entropy`."""
+    features, classes, rows = x.shape[-1], w.shape[0], max(1, x.size // max(1, x.shape[-1]))
+    logit = max(features, 1) ** 0.5 * largest(x) * largest(w) + (largest(bias) if bias is not None else 0) + 1
+    heavy = largest(weight) if weight is not None else 1.0
+    if target.dtype.kind not in "iu":
+        heavy *= largest(target) * classes
+    terms = classes + features + 2 * logit + 16
+    summed = rows if options.get("reduction", "mean") == "sum" else 1
+    return check_op(
+        "linear_cross_entropy",
+        x,
+        w,
+        target,
+        linear_bias=bias,
+        weight=weight,
+        **options,
+        bounds={
+            "out": (terms * summed, 2 * logit * max(heavy, 1)),
+            "input": (terms + classes, 4 * heavy * largest(w)),
+            "linear_weight": (terms + rows, 4 * heavy * largest(x)),
+            "linear_bias": (terms + rows, 4 * heavy),
+        },
+    )
+
+
+def layer_of(rows: tuple[int, ...], features: int, classes: int, dtype: Any, seed: int = 0) -> Any:
+    """Return an input, a linear layer's weight and bias, class indices and class weights."""
+    rng = np.random.default_rng(seed)
+    return (
+        values((*rows, features), dtype, seed + 1),
+        np.asarray(
+            (values((classes, features), np.float64, seed + 2) / max(features, 1) ** 0.5).astype(dtype)
+        ),
+        values((classes,), dtype, seed + 3),
+        np.asarray(rng.integers(0, classes, rows)),
+        rng.uniform(0.5, 2, classes).astype(dtype),
+    )
+
+
+@given(st.data(), wide_dtypes, st.sampled_from([(), (0,), (1,), (5,), (17,)]), widths, st.integers(0, 9))
+def test_linear_cross_entropy(data: Any, dtype: Any, rows: Any, classes: int, features: int) -> None:
+    x, w, bias, target, weight = layer_of(rows, features, classes, dtype, data.draw(seeds))
+    layout = st.sampled_from(("c", "fortran", "reversed", "strided", "misaligned", "read-only"))
+    options: dict[str, Any] = dict(reduction=data.draw(st.sampled_from(REDUCTIONS)))
+    options["label_smoothing"] = data.draw(st.sampled_from([0.0, 0.0, 0.1, 1.0]))
+    if data.draw(st.integers(0, 3)) == 0:
+        target = np.asarray(np.abs(values((*rows, classes), dtype, 5)))
+    elif data.draw(st.booleans()):
+        options["ignore_index"] = data.draw(st.integers(0, classes - 1))
+    check_linear(
+        lay(x, data.draw(layout)),
+        lay(w, data.draw(layout)),
+        lay(target, data.draw(layout)),
+        lay(bias, data.draw(layout)) if data.draw(st.booleans()) else None,
+        weight if data.draw(st.booleans()) else None,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("kind", ["plain", "ignored", "weighted", "smooth", "probabilities"])
+def test_linear_cross_entropy_in_tiles(kind: str, reduction: str) -> None:
+    """Two tiles, the second with an odd rest."""
+    x, w, bias, target, weight = layer_of((1024 + 37,), 3, 5, np.float64)
+    options: dict[str, Any] = dict(reduction=reduction)
+    if kind == "ignored":
+        target[1000:1050] = options["ignore_index"] = -7
+    if kind == "smooth":
+        options["label_smoothing"] = 0.2
+    if kind == "probabilities":
+        target = np.abs(values((len(x), 5), np.float64, 9))
+    check_linear(x, w, target, bias, weight if kind == "weighted" else None, **options)
+
+
+def test_linear_cross_entropy_is_cross_entropy_of_linear() -> None:
+    for rows in ((6,), ()):
+        x, w, bias, target, weight = layer_of(rows, 7, 19, np.float32)
+        for options in (dict(), dict(reduction="sum", label_smoothing=0.1), dict(reduction="none")):
+            loss = ann.linear_cross_entropy(x, w, target, linear_bias=bias, weight=weight, **options)
+            expected = ann.cross_entropy(ann.linear(x, w, bias), target, weight, **options)
+            assert_close(loss, expected, terms=64, scale=4)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_linear_cross_entropy_half(reduction: str, dtype: Any) -> None:
+    """Sums over tiles do not lose what 16 bits cannot hold."""
+    for rows in (6, 1024 + 37):
+        x, w, bias, target, weight = layer_of((rows,), 5, 7, dtype)
+        assert check_linear(x, w, target, bias, weight, reduction=reduction).dtype == dtype
+
+
+def test_linear_cross_entropy_mixed_dtypes() -> None:
+    x, w, bias, target, weight = layer_of((6,), 5, 7, np.float32)
+    assert check_linear(x, w, target, bias.astype(np.float64), weight).dtype == np.float64
+    assert check_linear(x.astype(np.float16), w, target).dtype == np.float32
+
+
+def test_linear_cross_entropy_of_no_label() -> None:
+    for rows in (0, 3):
+        x, w, bias, _, _ = layer_of((rows,), 5, 7, np.float32)
+        target = np.full(rows, 2)
+        loss, pullback = ann.vjp(ann.linear_cross_entropy, x, w, target, linear_bias=bias, ignore_index=2)
+        assert np.isnan(loss)
+        for gradient, of in zip(pullback(np.ones((), np.float32)), (x, w, bias), strict=True):
+            np.testing.assert_array_equal(gradient, np.zeros_like(of))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_linear_cross_entropy_out(reduction: str) -> None:
+    x, w, bias, target, weight = layer_of((4,), 5, 7, np.float32)
+    check_out("linear_cross_entropy", x, w, target, linear_bias=bias, weight=weight, reduction=reduction)
+    check_overlap("linear_cross_entropy", x, w, target, reduction=reduction)
+
+
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_linear_cross_entropy_same_bits_for_any_number_of_threads(reduction: str) -> None:
+    for rows, classes in ((2100, 33), (9, 30011)):
+        x, w, bias, target, weight = layer_of((rows,), 17, classes, np.float32)
+        options = dict(linear_bias=bias, weight=weight, reduction=reduction)
+        check_threads("linear_cross_entropy", x, w, target, **options)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_linear_cross_entropy_torch(smoothing: float, reduction: str, dtype: Any) -> None:
+    x, w, bias, target, weight = layer_of((11,), 5, 19, dtype)
+    target[3] = 4
+    options = dict(reduction=reduction, label_smoothing=smoothing)
+    for t, more in ((target, {"ignore_index": 4}), (np.abs(values((11, 19), dtype, 7)), {})):
+        loss, pullback = ann.vjp(
+            ann.linear_cross_entropy, x, w, t, linear_bias=bias, weight=weight, **options, **more
+        )
+        leaves = [torch.tensor(a, requires_grad=True) for a in (x, w, bias)]
+        tloss = F.linear_cross_entropy(
+            *leaves[:2],
+            torch.tensor(t),
+            linear_bias=leaves[2],
+            weight=torch.tensor(weight),
+            **options,
+            **more,
+        )
+        assert_close(loss, tloss.detach().numpy(), terms=200, scale=20)
+        dloss = cotangent_of(loss)
+        tloss.backward(torch.tensor(dloss))
+        for gradient, leaf in zip(pullback(dloss), leaves, strict=True):
+            assert_close(gradient, leaf.grad.numpy(), terms=200, scale=20)
+
+
+B = np.ones(5, np.float32)
+LINEAR_BAD: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
+    (TypeError, "input", (X.tolist(), X, T), {}),
+    (TypeError, "input", (X.astype(int), X, T), {}),
+    (ValueError, "input", (X[None], X, T), {}),
+    (ValueError, "input", (X[:, :4], np.ones((5, 5), np.float32), T), {}),
+    (TypeError, "linear_weight", (X, X.tolist(), T), {}),
+    (ValueError, "linear_weight", (X, X[0], T), {}),
+    (ValueError, "class", (X, X[:0], T), {}),
+    (TypeError, "target", (X, np.ones((5, 5), np.float32), None), {}),
+    (ValueError, "target", (X, np.ones((5, 5), np.float32), T[:2]), {}),
+    (ValueError, "target", (X, np.ones((5, 5), np.float32), T + 1), {}),
+    (ValueError, "target", (X, np.ones((5, 5), np.float32), P[:, :4]), {}),
+    (TypeError, "linear_bias", (X, np.ones((5, 5), np.float32), T), dict(linear_bias=B.tolist())),
+    (ValueError, "linear_bias", (X, np.ones((5, 5), np.float32), T), dict(linear_bias=B[:4])),
+    (ValueError, "weight", (X, np.ones((5, 5), np.float32), T), dict(weight=B[:4])),
+    (TypeError, "ignore_index", (X, np.ones((5, 5), np.float32), T), dict(ignore_index=1.0)),
+    (ValueError, "ignore_index", (X, np.ones((5, 5), np.float32), P), dict(ignore_index=2)),
+    (ValueError, "reduction", (X, np.ones((5, 5), np.float32), T), dict(reduction="avg")),
+    (ValueError, "label_smoothing", (X, np.ones((5, 5), np.float32), T), dict(label_smoothing=1.5)),
+]
+
+
+@pytest.mark.parametrize(("error", "argument", "args", "options"), LINEAR_BAD)
+def test_linear_cross_entropy_bad(error: Any, argument: str, args: Any, options: Any) -> None:
+    check_bad("linear_cross_entropy", error, argument, *args, **options)

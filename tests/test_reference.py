@@ -276,6 +276,25 @@ def test_nll_loss(shapes: Any, reduction: str, weighted: bool) -> None:
             check_gradient(ref.nll_loss, x, target, ignore_index=ignore_index, **options)
 
 
+@pytest.mark.parametrize("rows", [(6,), (), (0,)])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_linear_cross_entropy(rows: tuple[int, ...], reduction: str, smoothing: float) -> None:
+    x, w, b, rng = rand(*rows, 5), rand(4, 5), rand(4), np.random.default_rng(1)
+    options = dict(reduction=reduction, label_smoothing=smoothing)
+    for target in (np.asarray(rng.integers(0, 4, rows)), np.asarray(rng.uniform(0, 1, (*rows, 4)))):
+        loss, pullback = ann.vjp(ref.linear_cross_entropy, x, w, target, linear_bias=b, **options)
+        leaves = [torch.tensor(a, requires_grad=True) for a in (x, w, b)]
+        peer = F.linear_cross_entropy(*leaves[:2], torch.tensor(target), linear_bias=leaves[2], **options)
+        assert_close(loss, peer.detach().numpy(), terms=64, scale=4)
+        dloss = cotangent_of(loss)
+        peer.backward(torch.tensor(dloss))
+        for gradient, leaf in zip(pullback(dloss), leaves, strict=True):
+            assert_close(gradient, leaf.grad.numpy(), terms=256, scale=8)
+        if x.size:
+            check_gradient(ref.linear_cross_entropy, x, w, target, **options)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_cross_entropy_without_a_label(smoothing: float, weighted: bool) -> None:

@@ -8,7 +8,7 @@ from .activations import activation, activation_backward
 from .case import Build, Call, Case, Inputs, Tools, Unavailable, text
 from .convolution import Conv, conv
 from .dense import linear
-from .losses import cross_entropy, dropout, nll, pointwise_loss
+from .losses import cross_entropy, dropout, linear_cross_entropy, nll, pointwise_loss
 from .optimizers import optimizer
 from .pooling import Window, pool, pool_backward
 from .recurrent import Net, cell, rnn
@@ -30,6 +30,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "linear",
+    "linear_cross_entropy",
     "nll",
     "optimizer",
     "pointwise_loss",

@@ -139,6 +139,46 @@ def nll(rows: int, classes: int, dtype: str, training: bool) -> Case:
     )
 
 
+def linear_cross_entropy(rows: int, features: int, classes: int, dtype: str) -> Case:
+    """Training: the loss and the gradients of input and weight."""
+
+    def ours(t: Tools, i: Inputs) -> Call:
+        one = t.torch.ones((), dtype=i[0].dtype, device=i[0].device)
+
+        def step() -> Any:
+            loss, pullback = t.ann.vjp(t.ann.linear_cross_entropy, *i)
+            return loss, *pullback(one)[:2]
+
+        return step
+
+    def call(t: Tools, i: Inputs) -> Call:
+        functional = t.torch.nn.functional
+        leaves = [a.detach().requires_grad_() for a in i[:2]]
+
+        def step() -> Any:
+            with t.torch.enable_grad():
+                loss = functional.cross_entropy(functional.linear(*leaves), i[2])
+            return loss.detach(), *t.torch.autograd.grad(loss, leaves)
+
+        return step
+
+    def make(t: Tools) -> Inputs:
+        weight = t.normal(classes, features, dtype=dtype, scale=features**-0.5)
+        return t.normal(rows, features, dtype=dtype), weight, t.labels(classes, rows)
+
+    return Case(
+        name=f"linear_cross_entropy training {rows}x{features} to {classes} {SHORT[dtype]}",
+        group="cross-entropy",
+        op="linear_cross_entropy",
+        dtype=dtype,
+        flops=6 * rows * features * classes,
+        bytes=2 * features * (rows + classes) * SIZE[dtype],
+        make=make,
+        ours=ours,
+        peers={"torch": call},
+    )
+
+
 def _exact_rows(t: Tools, i: Inputs, result: Any) -> str:
     """Compare rows of cross-entropy's gradient with float64, element by element.
 

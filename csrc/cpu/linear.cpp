@@ -44,7 +44,7 @@ void linear_backward_weight(const LinearParams& p, const void* d_output, const v
     const T* dy = static_cast<const T*>(d_output);
     if (d_weight)
       gemm<T>({p.out_features, p.in_features, p.rows, dy, 1, p.out_features, static_cast<const T*>(input), 1,
-               p.in_features, static_cast<T*>(d_weight), p.in_features, nullptr, false},
+               p.in_features, static_cast<T*>(d_weight), p.in_features, nullptr, p.add_weight},
               static_cast<T*>(scratch));
     if (d_bias) column_sums(p.rows, p.out_features, dy, static_cast<T*>(d_bias));
   });

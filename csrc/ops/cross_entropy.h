@@ -13,6 +13,7 @@
 // cotangent of one while a row of logits is still in the cache.
 #pragma once
 #include "core/array.h"
+#include "ops/linear.h"
 #include "ops/reduction.h"
 
 namespace arraynn {
@@ -29,6 +30,10 @@ struct CrossEntropyParams {
   double divisor;  // of the mean
   int ndim;        // of the output
   int64_t output_shape[max_dims];
+  // What a mean is over where this call is a part of it; null and 0: the call itself. On a device, whose kernels
+  // compute the divisor.
+  const int64_t* mean_labels;
+  int64_t mean_count;
 };
 
 // A target of dtype int64 holds class indices. Channels-last input has its classes innermost.
@@ -55,6 +60,34 @@ void nll_forward(const CrossEntropyParams& p, const void* input, const void* tar
                  void* d_input, void* scratch);
 void nll_backward(const CrossEntropyParams& p, const void* target, const void* weight, const void* cotangent,
                   void* d_input, bool unit, void* scratch);
+
+// linear_cross_entropy: cross_entropy of the logits x W^T + b, in tiles of rows that pass through scratch, so that
+// there are never more than a tile's. Gradients of the tiles are left, or added up, as they pass.
+struct LinearCrossEntropyParams {
+  LinearParams linear;      // of all rows
+  CrossEntropyParams loss;  // of all rows
+  int64_t tile;             // rows
+  int64_t tiles() const;    // at least one
+};
+LinearCrossEntropyParams linear_cross_entropy_params(const Array& input, const Array& linear_weight,
+                                                     const Array* linear_bias, const Array& target, const Array* weight,
+                                                     int64_t ignore_index, Reduction reduction, double smoothing);
+struct LinearCrossEntropyInputs {
+  const void *input, *linear_weight, *linear_bias, *target, *weight;
+};
+// Null: not wanted.
+struct LinearCrossEntropyGradients {
+  void *input, *linear_weight, *linear_bias;
+};
+// Bytes, with what the gradients need or without.
+size_t linear_cross_entropy_scratch(const LinearCrossEntropyParams& p, bool gradients);
+// The losses and, if any is wanted, gradients for a cotangent of one. The latter not with Reduction::none.
+void linear_cross_entropy_forward(const LinearCrossEntropyParams& p, const LinearCrossEntropyInputs& in, void* output,
+                                  const LinearCrossEntropyGradients& d, void* scratch);
+void linear_cross_entropy_backward(const LinearCrossEntropyParams& p, const LinearCrossEntropyInputs& in,
+                                   const void* cotangent, const LinearCrossEntropyGradients& d, void* scratch);
+// gradient *= cotangent, which is one number; where that is 1, nothing is written.
+void scale_gradient(const Array& gradient, const void* cotangent);
 
 // The labels of one call: the first one out of range, if there is one, and what they count.
 struct LabelSummary {

@@ -1,5 +1,6 @@
 // y = x W^T + b for x (..., in_features) seen as rows x in_features, W (out_features, in_features).
-// Backward: dx = dy W, dW = dy^T x, db = the sum of dy over its rows. Gradients are overwritten.
+// Backward: dx = dy W, dW = dy^T x, db = the sum of dy over its rows. Gradients are overwritten, but that dW is added
+// to with `add_weight`.
 // x, y, dy and dx are C-contiguous; element (o, i) of W lies at w_out * o + w_in * i.
 #pragma once
 #include <cstddef>
@@ -13,6 +14,7 @@ struct LinearParams {
   Place place;
   int64_t rows, in_features, out_features;
   int64_t w_out, w_in;
+  bool add_weight;
   int ndim;  // of the output
   int64_t output_shape[max_dims];
 };

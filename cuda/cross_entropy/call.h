@@ -27,7 +27,8 @@ struct Call {
   Reduction reduction;
   int64_t outer, classes, inner, ignore_index;
   const T* x;
-  const int64_t* labels;  // one of these two
+  const int64_t* labels;   // one of these two
+  const int64_t* counted;  // the labels that a mean is over, `count` of them
   const T* probabilities;
   const T *weight, *cotangent;  // null: ones
   T *losses, *dx;               // null: not wanted
@@ -35,7 +36,7 @@ struct Call {
   const LabelPart* label_parts;
   int label_part_count;  // 0: the labels are few
   bool unit;             // dx holds the gradient for a cotangent of one
-  double count;          // of rows
+  double count;          // of rows that a mean is over
   C kept, spread;        // of a probability, with label smoothing
 
   __device__ bool in_range(int64_t label) const { return label >= 0 && label < classes; }
@@ -77,7 +78,7 @@ __device__ __forceinline__ Target<compute_t<T>> target_of(const Call<T>& c, int6
 // What label i counts in the divisor of a mean.
 template <class T>
 __device__ __forceinline__ double counts(const Call<T>& c, int64_t i) {
-  int64_t label = c.labels[i];
+  int64_t label = c.counted[i];
   if (label == c.ignore_index || !c.in_range(label)) return 0;
   return static_cast<double>(c.weight_of(label));
 }
@@ -94,11 +95,11 @@ __device__ bool holds(const Call<T>& c) {
 template <class T>
 __global__ __launch_bounds__(label_threads) void sum_labels(Call<T> c, LabelPart* parts) {
   if (holds(c)) return;
-  int64_t rows = c.outer * c.inner, step = static_cast<int64_t>(gridDim.x) * label_threads, bad = INT64_MAX;
+  int64_t rows = static_cast<int64_t>(c.count), step = static_cast<int64_t>(gridDim.x) * label_threads, bad = INT64_MAX;
   double weight = 0;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * label_threads + threadIdx.x; i < rows; i += step) {
     weight += counts(c, i);
-    int64_t label = c.labels[i];
+    int64_t label = c.counted[i];
     if (bad == INT64_MAX && label != c.ignore_index && !c.in_range(label)) bad = i;
   }
   weight = block_reduce(weight, Add{}, shared<double>());
@@ -142,6 +143,8 @@ __global__ __launch_bounds__(label_threads) void finish(Call<T> c, int blocks, T
 
 // ---- launching ----
 
+inline int64_t counted(const CrossEntropyParams& p) { return p.mean_count > 0 ? p.mean_count : p.outer * p.inner; }
+
 template <class T>
 Call<T> call_of(const CrossEntropyParams& p, const void* input, const void* target, const void* weight) {
   using C = compute_t<T>;
@@ -157,7 +160,8 @@ Call<T> call_of(const CrossEntropyParams& p, const void* input, const void* targ
   else
     c.labels = static_cast<const int64_t*>(target);
   c.weight = static_cast<const T*>(weight);
-  c.count = static_cast<double>(p.outer * p.inner);
+  c.counted = p.mean_labels ? p.mean_labels : c.labels;
+  c.count = static_cast<double>(counted(p));
   c.kept = static_cast<C>(1 - p.smoothing);
   c.spread = static_cast<C>(p.smoothing / static_cast<double>(p.classes));
   return c;
@@ -169,7 +173,7 @@ LabelPart* label_parts_in(void* scratch) {
 
 template <class T>
 int launch_labels(const CrossEntropyParams& p, const Call<T>& c, LabelPart* parts) {
-  int64_t blocks = std::min<int64_t>(ceil_div(p.outer * p.inner, label_threads * 8), most_label_parts);
+  int64_t blocks = std::min<int64_t>(ceil_div(counted(p), label_threads * 8), most_label_parts);
   launch(sum_labels<T>, static_cast<unsigned>(blocks), label_threads, sum_room, p.place, c, parts);
   return static_cast<int>(blocks);
 }
@@ -177,7 +181,7 @@ int launch_labels(const CrossEntropyParams& p, const Call<T>& c, LabelPart* part
 // The divisor's labels, where the gradient or the loss is divided by them.
 template <class T>
 void sum_ahead(const CrossEntropyParams& p, Call<T>& c, void* scratch) {
-  if (!c.labels || p.reduction != Reduction::mean || p.outer * p.inner <= few_labels) return;
+  if (!c.labels || p.reduction != Reduction::mean || counted(p) <= few_labels) return;
   c.label_parts = label_parts_in(scratch);
   c.label_part_count = launch_labels(p, c, label_parts_in(scratch));
 }

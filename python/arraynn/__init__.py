@@ -14,7 +14,7 @@ from ._config import get_num_threads, set_num_threads, show_config
 from ._vjp import vjp
 from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
 from .conv import conv1d, conv2d
-from .cross_entropy import cross_entropy, nll_loss
+from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
 from .linear import linear
 from .loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss, mse_loss
@@ -54,6 +54,7 @@ __all__ = [
     "layers",
     "leaky_relu",
     "linear",
+    "linear_cross_entropy",
     "load",
     "log_softmax",
     "lstm",

@@ -113,11 +113,99 @@ void bind(py::module_& m, const char* op) {
   });
 }
 
+// ---- linear_cross_entropy, whose sums of tiles' gradients are in float32 where arrays are of 16 bits ----
+
+struct Logits {
+  py::handle input, linear_weight, linear_bias, target, weight;
+};
+struct Wanted {
+  bool input, linear_weight, linear_bias;
+  bool any() const { return input || linear_weight || linear_bias; }
+};
+
+// The arguments of a call, checked, and the gradients that are wanted of it.
+struct LinearCall {
+  Arguments args{"linear_cross_entropy"};
+  size_t x, lw, lb, t, w, dy;
+  LinearCrossEntropyParams p;
+  std::optional<Workspace> scratch;
+  py::object gradients[3] = {py::none(), py::none(), py::none()};
+  LinearCrossEntropyGradients d{};
+
+  LinearCall(const Logits& given, const Options& options, const Wanted& wanted, py::handle cotangent = py::none()) {
+    x = args.floating("input", given.input);
+    lw = args.floating("linear_weight", given.linear_weight);
+    lb = args.optional_floating("linear_bias", given.linear_bias);
+    t = args.integer_or_floating("target", given.target);
+    w = args.optional_floating("weight", given.weight);
+    dy = args.optional_floating("cotangent", cotangent);
+    DType dtype = args.promote(Halves::as_float32);
+    p = linear_cross_entropy_params(args[x], args[lw], args.optional(lb), args[t], args.optional(w),
+                                    options.ignore_index, options.reduction, options.smoothing);
+    if (args.given(dy)) check_cross_entropy_cotangent(p.loss, args[dy]);
+    for (size_t i : {x, lb, t, w, dy}) args.make_contiguous(i);
+    scratch.emplace(args.home(), linear_cross_entropy_scratch(p, wanted.any()));
+    args.run([&] { cross_entropy_labels(p.loss, args[t].data, args[w].data, scratch->data()); });
+    d.input = gradient(wanted.input, 0, dtype, x);
+    d.linear_weight = gradient(wanted.linear_weight, 1, dtype, lw);
+    d.linear_bias = gradient(wanted.linear_bias, 2, dtype, lb);
+  }
+  void* gradient(bool wanted, int which, DType dtype, size_t argument) {
+    if (!wanted) return nullptr;
+    gradients[which] = args.empty(dtype, args[argument].shape, args[argument].ndim);
+    return args.view_of(gradients[which]).data;
+  }
+  LinearCrossEntropyInputs inputs() const {
+    return {args[x].data, args[lw].data, args[lb].data, args[t].data, args[w].data};
+  }
+};
+
+// The loss, and the gradients for a cotangent of one, None for those not wanted.
+py::tuple linear_forward(const Logits& given, const Options& options, const Wanted& wanted, py::handle out) {
+  LinearCall call(given, options, wanted);
+  Output y(call.args, out, call.p.loss.output_shape, call.p.loss.ndim);
+  call.args.run(
+      [&] { linear_cross_entropy_forward(call.p, call.inputs(), y.view().data, call.d, call.scratch->data()); });
+  return py::make_tuple(y.finish(), call.gradients[0], call.gradients[1], call.gradients[2]);
+}
+
+py::tuple linear_backward(py::handle cotangent, const Logits& given, const Options& options, const Wanted& wanted) {
+  LinearCall call(given, options, wanted, cotangent);
+  call.args.run([&] {
+    linear_cross_entropy_backward(call.p, call.inputs(), call.args[call.dy].data, call.d, call.scratch->data());
+  });
+  return py::make_tuple(call.gradients[0], call.gradients[1], call.gradients[2]);
+}
+
+// In place; the cotangent has the gradient's dtype.
+void scale(py::handle gradient, py::handle cotangent) {
+  Arguments args("linear_cross_entropy");
+  size_t g = args.floating("gradient", gradient), dy = args.floating("cotangent", cotangent);
+  args.promote();
+  args.run([&] { scale_gradient(args[g], args[dy].data); });
+}
+
+void bind_linear_cross_entropy(py::module_& m) {
+  using H = py::handle;
+  m.def("linear_cross_entropy", [](H x, H lw, H t, H lb, H w, int64_t ignore_index, int reduction, double smoothing,
+                                   bool dx, bool dlw, bool dlb, H out) {
+    return linear_forward({x, lw, lb, t, w}, {ignore_index, static_cast<Reduction>(reduction), smoothing},
+                          {dx, dlw, dlb}, out);
+  });
+  m.def("linear_cross_entropy_backward", [](H dy, H x, H lw, H t, H lb, H w, int64_t ignore_index, int reduction,
+                                            double smoothing, bool dx, bool dlw, bool dlb) {
+    return linear_backward(dy, {x, lw, lb, t, w}, {ignore_index, static_cast<Reduction>(reduction), smoothing},
+                           {dx, dlw, dlb});
+  });
+  m.def("scale_gradient", &scale);
+}
+
 }  // namespace
 
 void bind_cross_entropy(py::module_& m) {
   bind<Kind::cross_entropy, double>(m, "cross_entropy");
   bind<Kind::nll>(m, "nll_loss");
+  bind_linear_cross_entropy(m);
 }
 
 }  // namespace arraynn::python

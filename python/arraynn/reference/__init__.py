@@ -5,7 +5,7 @@ Same names, arguments and errors as in `arraynn`; `arraynn.vjp` takes these ops 
 
 from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
 from .conv import conv1d, conv2d
-from .cross_entropy import cross_entropy, nll_loss
+from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
 from .linear import linear
 from .loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss, mse_loss
@@ -32,6 +32,7 @@ __all__ = [
     "l1_loss",
     "leaky_relu",
     "linear",
+    "linear_cross_entropy",
     "log_softmax",
     "lstm",
     "lstm_cell",

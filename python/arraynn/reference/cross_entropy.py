@@ -57,14 +57,16 @@ def cross_entropy(
     """
     op = "cross_entropy"
     dtype = _check(op, input, target, weight, ignore_index, reduction, label_smoothing)
-    loss = _spell(input, target, weight, ignore_index, label_smoothing)
-    value = loss.losses
-    if reduction != "none":
-        value = value.sum()
+    value = _reduced(_spell(input, target, weight, ignore_index, label_smoothing), reduction)
+    return deliver(op, value, dtype, out, input, target, weight)
+
+
+def _reduced(loss: _Loss | _Picks, reduction: str) -> Array:
+    value = loss.losses if reduction == "none" else loss.losses.sum()
     if reduction == "mean":
         with np.errstate(invalid="ignore", divide="ignore"):
             value = value / loss.counts.sum()
-    return deliver(op, value, dtype, out, input, target, weight)
+    return np.asarray(value)
 
 
 def _check(
@@ -167,16 +169,19 @@ def _cross_entropy_vjp(
     axis, dtype = _axis(input), input.dtype
 
     def pull(dout: Array) -> tuple[Array | None, ...]:
-        """dx = (softmax(x) * sum(q) - q) dl, divided as the loss was; 0 for an ignored label."""
         if not wanted[0]:
             return (None,)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            dl = wide(dout) / (loss.counts.sum() if reduction == "mean" else 1.0)
-            dx = (np.exp(loss.logp) * loss.q.sum(-1, keepdims=True) - loss.q) * dl[..., np.newaxis]
-        dx = np.where(loss.used[..., np.newaxis], dx, 0.0)
-        return (rounded(np.moveaxis(dx, -1, axis), dtype),)
+        return (rounded(np.moveaxis(_gradient(loss, dout, reduction), -1, axis), dtype),)
 
     return out, pull
+
+
+def _gradient(loss: _Loss, dout: Array, reduction: str) -> Array:
+    """dx = (softmax(x) * sum(q) - q) dl, divided as the loss was; 0 for an ignored label; classes last."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        dl = wide(dout) / (loss.counts.sum() if reduction == "mean" else 1.0)
+        dx = (np.exp(loss.logp) * loss.q.sum(-1, keepdims=True) - loss.q) * dl[..., np.newaxis]
+    return np.where(loss.used[..., np.newaxis], dx, 0.0)
 
 
 class _Picks(NamedTuple):
@@ -200,11 +205,7 @@ def nll_loss(
     op = "nll_loss"
     classes = _check_classes(op, input, weight, ignore_index, reduction)
     _check_labels(op, input, target, classes, ignore_index)
-    picks = _pick(input, target, weight, ignore_index)
-    value = picks.losses if reduction == "none" else picks.losses.sum()
-    if reduction == "mean":
-        with np.errstate(invalid="ignore", divide="ignore"):
-            value = value / picks.counts.sum()
+    value = _reduced(_pick(input, target, weight, ignore_index), reduction)
     return deliver(op, value, result_dtype(op, input, weight), out, input, target, weight)
 
 
@@ -242,5 +243,81 @@ def _nll_loss_vjp(
             dl = wide(dout) / (picks.counts.sum() if reduction == "mean" else 1.0)
             dx = np.where(picks.hit, -(picks.counts * dl)[..., np.newaxis], 0.0)
         return (rounded(np.moveaxis(dx, -1, axis), dtype),)
+
+    return out, pull
+
+
+def linear_cross_entropy(
+    input: Array,
+    linear_weight: Array,
+    target: Array,
+    *,
+    linear_bias: Array | None = None,
+    weight: Array | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    out: Array | None = None,
+) -> Array:
+    """`cross_entropy` of the logits x W^T + b (torch.nn.functional.linear_cross_entropy)."""
+    op = "linear_cross_entropy"
+    logits = _logits(op, input, linear_weight, linear_bias)
+    _check(op, logits, target, weight, ignore_index, reduction, label_smoothing)
+    probabilities = target if is_floating(target.dtype) else None
+    dtype = result_dtype(op, input, linear_weight, linear_bias, weight, probabilities)
+    value = _reduced(_spell(logits, target, weight, ignore_index, label_smoothing), reduction)
+    return deliver(op, value, dtype, out, input, linear_weight, target, linear_bias, weight)
+
+
+def _logits(op: str, input: Any, linear_weight: Any, linear_bias: Any) -> Array:
+    floating(op, "input", input, (1, 2))
+    floating(op, "linear_weight", linear_weight, (2,))
+    if input.shape[-1] != linear_weight.shape[1]:
+        raise ValueError(
+            f"{op}: input has {input.shape[-1]} features, but linear_weight has shape {linear_weight.shape}"
+        )
+    logits = wide(input) @ wide(linear_weight).T
+    if linear_bias is not None:
+        logits += wide(shaped(op, "linear_bias", floating(op, "linear_bias", linear_bias), logits.shape[-1:]))
+    return logits
+
+
+@defvjp(linear_cross_entropy, "input", "linear_weight", "linear_bias")
+def _linear_cross_entropy_vjp(
+    wanted: tuple[bool, ...],
+    input: Array,
+    linear_weight: Array,
+    target: Array,
+    *,
+    linear_bias: Array | None = None,
+    weight: Array | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> tuple[Array, Pull]:
+    out = linear_cross_entropy(
+        input,
+        linear_weight,
+        target,
+        linear_bias=linear_bias,
+        weight=weight,
+        reduction=reduction,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+    )
+    logits = _logits("linear_cross_entropy", input, linear_weight, linear_bias)
+    loss = _spell(logits, target, weight, ignore_index, label_smoothing)
+    x, w = wide(input), wide(linear_weight)
+
+    def pull(dout: Array) -> tuple[Array | None, ...]:
+        """dx = dlogits W, dW = dlogits^T x, db the sum of dlogits over its rows."""
+        d = _gradient(loss, dout, reduction)
+        rows = np.atleast_2d(d)
+        dx, dw = d @ w, rows.T @ np.atleast_2d(x)
+        return (
+            rounded(dx, input.dtype) if wanted[0] else None,
+            rounded(dw, linear_weight.dtype) if wanted[1] else None,
+            rounded(rows.sum(0), linear_bias.dtype) if wanted[2] and linear_bias is not None else None,
+        )
 
     return out, pull
