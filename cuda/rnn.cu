@@ -101,7 +101,7 @@ class Layer {
         columns_(gates * p.hidden),
         rows_(p.steps * p.batch),
         padded_(ceil_div(columns_, 16) * 16),
-        d_step_(cell == Cell::lstm ? padded_ : padded_ + ceil_div(p.hidden, 16) * 16) {}
+        d_step_(cell == Cell::gru ? padded_ + ceil_div(p.hidden, 16) * 16 : padded_) {}
 
   size_t forward_scratch(bool saving) const {
     Pieces pieces(nullptr);
@@ -229,9 +229,8 @@ void Layer<cell, T>::forward_steps(Forward<T> a, const Plan& plan, const Forward
   auto state = [&](int64_t s) { return a.h ? a.h + (p_.reverse ? p_.steps - s : s) * states_ : a.h_n; };
   if constexpr (sizeof(T) == 4) {
     if (plan.found) {
-      ForwardKernel kernel = cell == Cell::lstm ? lstm_forward_kernel(plan.tile) : gru_forward_kernel(plan.tile);
       ForwardBuffers buffers{state(a.first), f.between};
-      return launch_plan(kernel, plan, f.counters, a, buffers);
+      return launch_plan(forward_kernel_of(cell, plan.tile), plan, f.counters, a, buffers);
     }
   }
   RowBlocks r(p_.batch, p_.hidden);
@@ -274,6 +273,7 @@ void Layer<cell, T>::forward(const RnnForward& b, void* scratch) const {
     a.lengths = p_.lengths;
     a.reverse = p_.reverse;
     a.tf32 = p_.place.tf32;
+    a.relu = p_.cell == Cell::rnn_relu;
     a.first = s;
     a.end = end;
     a.w_hh = w_hh;
@@ -295,8 +295,7 @@ template <Cell cell, class T>
 void Layer<cell, T>::backward_steps(const Backward<T>& a, const Plan& plan, const BackwardPieces& w) const {
   if constexpr (sizeof(T) == 4) {
     if (plan.found) {
-      BackwardKernel kernel = cell == Cell::lstm ? lstm_backward_kernel(plan.tile) : gru_backward_kernel(plan.tile);
-      return launch_plan(kernel, plan, w.counters, a);
+      return launch_plan(backward_kernel_of(cell, plan.tile), plan, w.counters, a);
     }
   }
   RowBlocks r(p_.batch, p_.hidden);
@@ -319,7 +318,7 @@ void Layer<cell, T>::weight_gradients(const RnnBackward& b, const BackwardPieces
              p_.input_size, r);
       x = w.input;
     }
-    int64_t first = cell == Cell::lstm ? columns_ : 2 * p_.hidden;
+    int64_t first = cell == Cell::gru ? 2 * p_.hidden : columns_;
     gemm(over_time(first, w.d, x, p_.input_size, d_w_ih), w.product);
     if (cell == Cell::gru)
       gemm(over_time(p_.hidden, w.d + padded_, x, p_.input_size, d_w_ih + first * p_.input_size), w.product);
@@ -337,7 +336,7 @@ void Layer<cell, T>::bias_gradients(const RnnBackward& b, const BackwardPieces& 
   };
   if (d_b_hh) copy(d_b_hh, w.sums, columns_);
   if (!d_b_ih) return;
-  int64_t first = cell == Cell::lstm ? columns_ : 2 * p_.hidden;
+  int64_t first = cell == Cell::gru ? 2 * p_.hidden : columns_;
   copy(d_b_ih, w.sums, first);
   if (cell == Cell::gru) copy(d_b_ih + first, w.sums + padded_, p_.hidden);
 }
@@ -360,6 +359,7 @@ void Layer<cell, T>::backward(const RnnBackward& b, void* scratch) const {
     a.lengths = p_.lengths;
     a.reverse = p_.reverse;
     a.tf32 = p_.place.tf32;
+    a.relu = p_.cell == Cell::rnn_relu;
     a.w_hh = w_hh;
     a.gates = static_cast<const T*>(b.gates);
     a.hidden_n = static_cast<const T*>(b.hidden_n);
@@ -376,7 +376,7 @@ void Layer<cell, T>::backward(const RnnBackward& b, void* scratch) const {
   weight_gradients(b, w);
   bias_gradients(b, w);
   if (!d_input) return;
-  int64_t first = cell == Cell::lstm ? columns_ : 2 * p_.hidden;
+  int64_t first = cell == Cell::gru ? 2 * p_.hidden : columns_;
   gemm(input_gradient(first, w.d, w_ih, d_input, b.add_to_d_input), w.product);
   if (cell == Cell::gru)
     gemm(input_gradient(p_.hidden, w.d + padded_, w_ih + first * p_.input_size, d_input, true), w.product);
@@ -386,10 +386,12 @@ template <class F>
 void dispatch_layer(const RnnLayer& p, const F& f) {
   auto typed = [&](auto zero) {
     using T = decltype(zero);
-    if (p.cell == Cell::lstm)
-      f(Layer<Cell::lstm, T>(p));
-    else
-      f(Layer<Cell::gru, T>(p));
+    switch (p.cell) {
+      case Cell::lstm: return f(Layer<Cell::lstm, T>(p));
+      case Cell::gru: return f(Layer<Cell::gru, T>(p));
+      case Cell::rnn:
+      case Cell::rnn_relu: return f(Layer<Cell::rnn, T>(p));
+    }
   };
   if (p.dtype == DType::float64)
     typed(double{});

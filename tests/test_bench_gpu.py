@@ -138,7 +138,8 @@ def test_cases_are_well_formed():
         assert case.flops >= 0, case.name
         assert case.tolerance > 0, case.name
         assert next(iter(case.peers)).startswith("torch"), case.name
-        assert (case.flops > 0) == (case.op in ("conv2d", "linear", "lstm", "gru", "lstm_cell", "gru_cell"))
+        products = ("conv2d", "linear", "lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell")
+        assert (case.flops > 0) == (case.op in products)
         assert case.precision in ROOFS["matrix_tflops"]
     assert {case.group for case in CASES} == set(gpu_cases.GROUPS)
     assert {case.op for case in TINY} == {case.op for case in CASES}

@@ -95,7 +95,9 @@ def test_layer_without_parameters_is_pytorchs(name, args, options, shape):
     )
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize(
+    ("name", "form"), [("LSTM", {}), ("GRU", {}), ("RNN", {}), ("RNN", {"nonlinearity": "relu"})]
+)
 @pytest.mark.parametrize("with_hx", [False, True])
 @pytest.mark.parametrize(
     "options",
@@ -105,7 +107,8 @@ def test_layer_without_parameters_is_pytorchs(name, args, options, shape):
         {"num_layers": 2, "bidirectional": True, "bias": False, "batch_first": True},
     ],
 )
-def test_recurrent_layer_is_pytorchs(name, with_hx, options):
+def test_recurrent_layer_is_pytorchs(name, form, with_hx, options):
+    options = options | form
     ours = getattr(layers, name)(3, 4, **options, **F64)
     theirs = getattr(torch.nn, name)(3, 4, **options, dtype=torch.float64)
     states = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
@@ -114,12 +117,15 @@ def test_recurrent_layer_is_pytorchs(name, with_hx, options):
     compare(torch, ours, theirs, x, *([h] if with_hx else []))
 
 
-@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("LSTMCell", {}), ("GRUCell", {}), ("RNNCell", {}), ("RNNCell", {"nonlinearity": "relu"})],
+)
 @pytest.mark.parametrize("bias", [True, False])
-def test_recurrent_cell_is_pytorchs(name, bias):
+def test_recurrent_cell_is_pytorchs(name, form, bias):
     h = (draw(2, 4), draw(2, 4)) if name == "LSTMCell" else draw(2, 4)
-    theirs = getattr(torch.nn, name)(3, 4, bias, dtype=torch.float64)
-    compare(torch, getattr(layers, name)(3, 4, bias, **F64), theirs, draw(2, 3), h)
+    theirs = getattr(torch.nn, name)(3, 4, bias, dtype=torch.float64, **form)
+    compare(torch, getattr(layers, name)(3, 4, bias, **form, **F64), theirs, draw(2, 3), h)
 
 
 def test_cell_in_a_loop_is_the_layer():
@@ -375,6 +381,12 @@ def test_load_state_dict_refuses_and_writes_nothing(change, error, message):
         (lambda: layers.Conv1d(3, 4, 2.5), TypeError, "Conv1d: kernel_size must be an integer, got 2.5"),
         (lambda: layers.Linear(0, 4), ValueError, "Linear: in_features must be at least 1, got 0"),
         (lambda: layers.LSTM(3, 4, dropout=2), ValueError, "LSTM: dropout must be between 0 and 1"),
+        (
+            lambda: layers.RNN(3, 4, nonlinearity="x"),
+            ValueError,
+            "RNN: nonlinearity must be 'tanh' or 'relu'",
+        ),
+        (lambda: layers.RNNCell(3, 4, nonlinearity=1), ValueError, "RNNCell: nonlinearity must be"),
         (lambda: layers.Dropout(-1), ValueError, "Dropout: p must be between 0 and 1"),
         (lambda: layers.Flatten(2, 1)(np.zeros((2, 3, 4))), ValueError, "Flatten: input has 3 axes"),
     ],
@@ -390,7 +402,9 @@ REPRS = [
     ("Linear", (5, 3), {"bias": False}),
     ("LSTM", (5, 3), {"num_layers": 2, "batch_first": True, "dropout": 0.5, "bidirectional": True}),
     ("GRU", (5, 3), {"bias": False}),
+    ("RNN", (5, 3), {"num_layers": 2, "nonlinearity": "relu"}),
     ("LSTMCell", (5, 3), {}),
+    ("RNNCell", (5, 3), {"nonlinearity": "relu"}),
     ("GRUCell", (5, 3), {"bias": False}),
     ("MaxPool2d", (2,), {}),
     ("AvgPool2d", ((2, 3),), {}),

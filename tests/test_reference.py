@@ -243,7 +243,7 @@ def weights(
 @pytest.mark.parametrize("bias", [(True, True), (False, False)])
 def test_cells(batch: tuple[int, ...], bias: tuple[bool, bool]) -> None:
     def peer(gates: int) -> Callable[..., Any]:
-        cell = torch._VF.lstm_cell if gates == 4 else torch._VF.gru_cell
+        cell = {4: torch._VF.lstm_cell, 3: torch._VF.gru_cell, 1: torch._VF.rnn_tanh_cell}[gates]
 
         def call(x: Any, hx: Any, *w: Any) -> Any:
             if x.ndim == 2:
@@ -253,7 +253,7 @@ def test_cells(batch: tuple[int, ...], bias: tuple[bool, bool]) -> None:
 
         return call
 
-    for gates, op in ((4, ref.lstm_cell), (3, ref.gru_cell)):
+    for gates, op in ((4, ref.lstm_cell), (3, ref.gru_cell), (1, ref.rnn_cell)):
         w = weights(gates, 5, 4, 1, 1, True)
         w[2:] = [b if keep else None for b, keep in zip(w[2:], bias, strict=True)]
         h, c = rand(*batch, 4, seed=1), rand(*batch, 4, seed=2)
@@ -263,7 +263,7 @@ def test_cells(batch: tuple[int, ...], bias: tuple[bool, bool]) -> None:
 @pytest.mark.parametrize("which", [2, 3])
 def test_cells_with_one_bias(which: int) -> None:
     """One bias alone is the other one at zero."""
-    for gates, op in ((4, ref.lstm_cell), (3, ref.gru_cell)):
+    for gates, op in ((4, ref.lstm_cell), (3, ref.gru_cell), (1, ref.rnn_cell)):
         w = weights(gates, 5, 4, 1, 1, True)
         h, c = rand(3, 4, seed=1), rand(3, 4, seed=2)
         hx = (h, c) if gates == 4 else h
@@ -274,14 +274,25 @@ def test_cells_with_one_bias(which: int) -> None:
         check_gradient(op, rand(3, 5), hx, *alone)
 
 
-@pytest.mark.parametrize("mode", ["lstm", "gru"])
+MODES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+def layer_op(mode: str) -> tuple[Any, dict[str, Any]]:
+    """Return the op, and its own options, that PyTorch's function of that name is."""
+    if not mode.startswith("rnn"):
+        return getattr(ref, mode), {}
+    return ref.rnn, {"nonlinearity": mode.removeprefix("rnn_")}
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize(
     "case", ["plain", "no bias", "batch first", "no hx", "unbatched", "lengths", "lengths, batch first"]
 )
 def test_layers(mode: str, layers: int, both: bool, case: str) -> None:
-    gates, directions, first = (4 if mode == "lstm" else 3), 1 + both, "batch first" in case
+    gates, directions, first = MODES[mode], 1 + both, "batch first" in case
+    op, form = layer_op(mode)
     params = weights(gates, 5, 4, layers, directions, case != "no bias")
     shape = (6, 5) if case == "unbatched" else (3, 6, 5) if first else (6, 3, 5)
     states = (layers * directions, 4) if case == "unbatched" else (layers * directions, 3, 4)
@@ -290,24 +301,17 @@ def test_layers(mode: str, layers: int, both: bool, case: str) -> None:
     lengths = np.array([4, 6, 1]) if "lengths" in case else None
     options = dict(num_layers=layers, bidirectional=both, batch_first=first)
     peer = torch_layers(mode, options, lengths)
-    check(
-        getattr(ref, mode),
-        lambda x, hx, p, **_: peer(x, hx, p),
-        rand(*shape),
-        hx,
-        params,
-        lengths=lengths,
-        **options,
-    )
+    options |= dict(lengths=lengths, **form)
+    check(op, lambda x, hx, p, **_: peer(x, hx, p), rand(*shape), hx, params, **options)
 
 
-@pytest.mark.parametrize("mode", ["lstm", "gru"])
+@pytest.mark.parametrize("mode", MODES)
 def test_layers_with_lengths_are_each_sequence_alone(mode: str) -> None:
-    params = weights(4 if mode == "lstm" else 3, 5, 4, 2, 2, True)
+    params = weights(MODES[mode], 5, 4, 2, 2, True)
     x, h, c = rand(6, 4, 5), rand(4, 4, 4, seed=1), rand(4, 4, 4, seed=2)
     lengths = np.array([3, 0, 6, 1], np.uint8)
-    options = dict(num_layers=2, bidirectional=True)
-    op = getattr(ref, mode)
+    op, form = layer_op(mode)
+    options = dict(num_layers=2, bidirectional=True, **form)
 
     def states(n: slice) -> Any:
         return (h[:, n], c[:, n]) if mode == "lstm" else h[:, n]
@@ -329,12 +333,12 @@ def test_layers_with_lengths_are_each_sequence_alone(mode: str) -> None:
         np.testing.assert_array_equal(d[:, 1], dlast[:, 1])
 
 
-@pytest.mark.parametrize("mode", ["lstm", "gru"])
+@pytest.mark.parametrize("mode", MODES)
 def test_layers_over_no_steps(mode: str) -> None:
-    params = weights(4 if mode == "lstm" else 3, 5, 4, 2, 1, True)
+    params = weights(MODES[mode], 5, 4, 2, 1, True)
     h, c = rand(2, 3, 4, seed=1), rand(2, 3, 4, seed=2)
     hx = (h, c) if mode == "lstm" else h
-    (y, last), pullback = ann.vjp(getattr(ref, mode), rand(0, 3, 5), hx, params, num_layers=2)
+    (y, last), pullback = ann.vjp(layer_op(mode)[0], rand(0, 3, 5), hx, params, num_layers=2)
     assert y.shape == (0, 3, 4)
     for a, b in zip(flat(last), flat(hx), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -346,11 +350,10 @@ def test_layers_over_no_steps(mode: str) -> None:
     assert not any(d.any() for d in dparams)
 
 
-@pytest.mark.parametrize("mode", ["lstm", "gru"])
+@pytest.mark.parametrize("mode", MODES)
 def test_layers_drop_between_layers(mode: str) -> None:
     """Dropout between two layers is the two layers with `keep` in between, whatever the layout."""
-    op, gates = getattr(ref, mode), 4 if mode == "lstm" else 3
-    params = weights(gates, 5, 4, 2, 1, True)
+    op, params = layer_op(mode)[0], weights(MODES[mode], 5, 4, 2, 1, True)
     x, p = rand(6, 3, 5), 0.4
     key = int(np.random.default_rng(7).integers(0, 2**64, dtype=np.uint64))
     middle, _ = op(x, None, params[:4])

@@ -1,4 +1,4 @@
-"""lstm_cell, gru_cell, lstm and gru against the reference and PyTorch."""
+"""Recurrent cells and layers against the reference and PyTorch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,18 @@ from hypothesis import strategies as st
 from shapes import HALF, WIDE, arrays, lay, seeds, values, wide_dtypes, widths
 from tolerance import assert_close, largest
 
-GATES = {"lstm": 4, "gru": 3, "lstm_cell": 4, "gru_cell": 3}
-LAYERS = ("lstm", "gru")
-CELLS = ("lstm_cell", "gru_cell")
+GATES = {"lstm": 4, "gru": 3, "rnn": 1, "lstm_cell": 4, "gru_cell": 3, "rnn_cell": 1}
+LAYERS = ("lstm", "gru", "rnn")
+CELLS = ("lstm_cell", "gru_cell", "rnn_cell")
+# An op's own options, which draw another kernel or another function.
+FORMS: dict[str, list[dict[str, Any]]] = {
+    "lstm": [{}],
+    "gru": [{}],
+    "rnn": [{"nonlinearity": "tanh"}, {"nonlinearity": "relu"}],
+}
+FORMS |= {f"{name}_cell": forms for name, forms in FORMS.items()}
+LAYER_FORMS = [(name, form) for name in LAYERS for form in FORMS[name]]
+CELL_FORMS = [(name, form) for name in CELLS for form in FORMS[name]]
 
 
 def weights(
@@ -76,13 +85,16 @@ def check_layers(name: str, x: Any, hx: Any, params: Any, **options: Any) -> Any
 
 @given(
     st.data(),
-    st.sampled_from(CELLS),
+    st.sampled_from(CELL_FORMS),
     wide_dtypes,
     widths,
     widths,
     st.sampled_from([(), (0,), (1,), (2,), (3,), (9,)]),
 )
-def test_cells(data: Any, name: str, dtype: Any, inputs: int, hidden: int, batch: tuple[int, ...]) -> None:
+def test_cells(
+    data: Any, cell: tuple[str, Any], dtype: Any, inputs: int, hidden: int, batch: tuple[int, ...]
+) -> None:
+    name, form = cell
     layout = st.sampled_from(["c", "fortran", "reversed", "strided", "misaligned", "read-only", "rows"])
     w = [lay(a, data.draw(layout), 0) for a in weights(name, inputs, hidden, dtype)]
     which = data.draw(st.sampled_from(["both", "none", "b_ih", "b_hh"]))
@@ -92,7 +104,7 @@ def test_cells(data: Any, name: str, dtype: Any, inputs: int, hidden: int, batch
     x = data.draw(arrays((*batch, inputs), dtype, ("normal", "outliers")))
     shape = (*batch, hidden)
     h, c = (lay(values(shape, dtype, i), data.draw(layout), 0) for i in (1, 2))
-    check_op(name, x, (h, c) if name == "lstm_cell" else h, *w, bounds=bound(x, w[:2], 1))
+    check_op(name, x, (h, c) if name == "lstm_cell" else h, *w, bounds=bound(x, w[:2], 1), **form)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -108,6 +120,10 @@ def test_each_gate_and_state_has_its_place(name: str) -> None:
         expected = s(b[2:4]) * c + s(b[0:2]) * np.tanh(b[4:6])
         assert_close(new_c, expected, ulps=8)
         assert_close(new_h, s(b[6:8]) * np.tanh(expected), ulps=8)
+    elif name == "rnn_cell":
+        assert_close(ann.rnn_cell(x, h, w_ih, w_hh, b), np.tanh(b)[None], ulps=8)
+        relu = ann.rnn_cell(x, h, w_ih, w_hh, b, -3 * b, nonlinearity="relu")
+        np.testing.assert_array_equal(relu, np.maximum(-2 * b, 0)[None])
     else:
         b2 = np.linspace(0.5, -1, rows)
         r, z = s(b[:2] + b2[:2]), s(b[2:4] + b2[2:4])
@@ -170,31 +186,37 @@ def test_lstm(case: Any) -> None:
     check_layers("lstm", *args, **options)
 
 
+@given(sequences("rnn"), st.sampled_from(FORMS["rnn"]))
+def test_rnn(case: Any, form: Any) -> None:
+    *args, options = case
+    check_layers("rnn", *args, **options, **form)
+
+
 @given(sequences("gru"))
 def test_gru(case: Any) -> None:
     *args, options = case
     check_layers("gru", *args, **options)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("name", "form"), LAYER_FORMS)
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 @pytest.mark.parametrize(
     ("steps", "batch", "inputs", "hidden"),
     [(40, 3, 10, 20), (5, 33, 28, 64), (3, 2, 130, 129), (25, 1, 1, 1), (2, 70, 3, 40)],
 )
-def test_sizes(name: str, steps: int, batch: int, inputs: int, hidden: int, dtype: Any) -> None:
+def test_sizes(name: str, form: Any, steps: int, batch: int, inputs: int, hidden: int, dtype: Any) -> None:
     params = weights(name, inputs, hidden, dtype, 2, 1)
     hx = states(name, (2, batch, hidden), dtype)
-    check_layers(name, values((steps, batch, inputs), dtype, 1), hx, params, num_layers=2)
+    check_layers(name, values((steps, batch, inputs), dtype, 1), hx, params, num_layers=2, **form)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("name", "form"), LAYER_FORMS)
 @pytest.mark.parametrize("both", [False, True])
-def test_lengths_in_any_order(name: str, both: bool) -> None:
+def test_lengths_in_any_order(name: str, form: Any, both: bool) -> None:
     params = weights(name, 5, 9, np.float64, 2, 1 + both)
     x, hx = values((7, 6, 5), np.float64, 1), states(name, (2 * (1 + both), 6, 9), np.float64)
     lengths = np.array([3, 0, 7, 1, 7, 2])
-    options = dict(num_layers=2, bidirectional=both)
+    options = dict(num_layers=2, bidirectional=both, **form)
     x[3:, 0] = np.nan  # past the end nothing may be read into a result
     (y, last), pullback = ann.vjp(getattr(ann, name), x, hx, params, lengths=lengths, **options)
     dout = cotangent_of((y, last))
@@ -268,18 +290,17 @@ def test_dropout_draws_the_same_mask_for_the_same_seed(name: str) -> None:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_half(dtype: Any) -> None:
     x = values((3, 2, 5), dtype, 1)
-    for name in LAYERS:
+    for name, form in LAYER_FORMS:
         params, hx = weights(name, 5, 4, dtype, 2, 2), states(name, (4, 2, 4), dtype)
-        out, pullback = ann.vjp(getattr(ann, name), x, hx, params, num_layers=2, bidirectional=True)
-        expected, right = ann.vjp(
-            getattr(ann.reference, name), x, hx, params, num_layers=2, bidirectional=True
-        )
+        options = dict(num_layers=2, bidirectional=True, **form)
+        out, pullback = ann.vjp(getattr(ann, name), x, hx, params, **options)
+        expected, right = ann.vjp(getattr(ann.reference, name), x, hx, params, **options)
         assert_nested_close(out, expected, (200, 2), name)
         dout = cotangent_of(out)
         assert_nested_close(pullback(dout), right(dout), (800, 4), name)
-    for name in CELLS:
+    for name, form in CELL_FORMS:
         w, hx = weights(name, 5, 4, dtype), states(name, (2, 4), dtype)
-        check_op(name, x[0], hx, *w, bounds={"all": (60, 2)})
+        check_op(name, x[0], hx, *w, bounds={"all": (60, 2)}, **form)
 
 
 def test_mixed_dtypes() -> None:
@@ -294,45 +315,58 @@ def test_mixed_dtypes() -> None:
         check_op(name, x[0], states(name, (2, 4), np.float32), *w, bounds={"all": (60, 2)})
 
 
+@pytest.mark.parametrize(("name", "form"), [c for c in CELL_FORMS if c[0] != "lstm_cell"])
 @pytest.mark.parametrize("batch", [(), (3,), (0,)])
-def test_out(batch: tuple[int, ...]) -> None:
+def test_out(name: str, form: Any, batch: tuple[int, ...]) -> None:
     w, h, x = (
-        weights("gru_cell", 5, 4, np.float32),
+        weights(name, 5, 4, np.float32),
         values((*batch, 4), np.float32, 2),
         values((*batch, 5), np.float32, 1),
     )
-    check_out("gru_cell", x, h, *w)
-    check_overlap("gru_cell", x, h, *w)
+    check_out(name, x, h, *w, **form)
+    check_overlap(name, x, h, *w, **form)
+
+
+def test_relu_keeps_nan_and_infinities() -> None:
+    """A gradient passes where the result is above zero, and where it is NaN."""
+    x = np.array([[np.nan], [np.inf], [-np.inf], [0.0], [-1.0], [2.0]])
+    args = x, np.zeros_like(x), np.ones((1, 1)), np.ones((1, 1))
+    y, pullback = ann.vjp(ann.rnn_cell, *args, nonlinearity="relu")
+    np.testing.assert_array_equal(y[:, 0], [np.nan, np.inf, 0, 0, 0, 2])
+    np.testing.assert_array_equal(pullback(np.ones_like(y))[0][:, 0], [1, 1, 0, 0, 0, 1])
 
 
 @pytest.mark.cpu_only
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("name", "form"), LAYER_FORMS)
 @pytest.mark.parametrize("both", [False, True])
-def test_same_bits_for_any_number_of_threads(name: str, both: bool) -> None:
+def test_same_bits_for_any_number_of_threads(name: str, form: Any, both: bool) -> None:
     params = weights(name, 37, 70, np.float32, 2, 1 + both)
     for batch in (1, 40):
         x, hx = values((9, batch, 37), np.float32, 1), states(name, (2 * (1 + both), batch, 70), np.float32)
         lengths = np.arange(batch) % 10
-        check_threads(name, x, hx, params, num_layers=2, bidirectional=both)
-        check_threads(name, x, hx, params, num_layers=2, bidirectional=both, lengths=lengths)
+        options = dict(num_layers=2, bidirectional=both, **form)
+        check_threads(name, x, hx, params, **options)
+        check_threads(name, x, hx, params, lengths=lengths, **options)
 
 
 @pytest.mark.cpu_only
-@pytest.mark.parametrize("name", CELLS)
-def test_same_bits_of_cells_for_any_number_of_threads(name: str) -> None:
+@pytest.mark.parametrize(("name", "form"), CELL_FORMS)
+def test_same_bits_of_cells_for_any_number_of_threads(name: str, form: Any) -> None:
     w = weights(name, 137, 150, np.float32)
     for batch in (1, 60):
-        check_threads(name, values((batch, 137), np.float32, 1), states(name, (batch, 150), np.float32), *w)
+        x, hx = values((batch, 137), np.float32, 1), states(name, (batch, 150), np.float32)
+        check_threads(name, x, hx, *w, **form)
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("name", "form"), [f for f in LAYER_FORMS if f[1].get("reset_after", True)])
 @pytest.mark.parametrize("both", [False, True])
-def test_torch(name: str, both: bool, dtype: Any) -> None:
+def test_torch(name: str, form: Any, both: bool, dtype: Any) -> None:
     x, hx = values((6, 3, 5), dtype, 1), states(name, (4 if both else 2, 3, 9), dtype)
-    module = getattr(torch.nn, name.upper())(5, 9, 2, bidirectional=both, dtype=torch.tensor(x).dtype)
+    options = dict(bidirectional=both, **form)
+    module = getattr(torch.nn, name.upper())(5, 9, 2, dtype=torch.tensor(x).dtype, **options)
     params = [p.detach().numpy() for p in module._flat_weights]
-    out, pullback = ann.vjp(getattr(ann, name), x, hx, params, num_layers=2, bidirectional=both)
+    out, pullback = ann.vjp(getattr(ann, name), x, hx, params, num_layers=2, **options)
     tx = torch.tensor(x, requires_grad=True)
     thx = tuple(torch.tensor(s, requires_grad=True) for s in leaves(hx))
     tout = module(tx, thx if name == "lstm" else thx[0])
@@ -387,6 +421,9 @@ def test_bad_cells(name: str) -> None:
             check_bad(name, ValueError, "hx", x, bad, w_ih, w_hh)
         check_bad(name, TypeError, "hx", x, (H,), w_ih, w_hh)
         check_bad(name, TypeError, "hx", x, H.astype(int), w_ih, w_hh)
+    if name == "rnn_cell":
+        check_bad(name, ValueError, "nonlinearity", x, hx, w_ih, w_hh, nonlinearity="sigmoid")
+        check_bad(name, ValueError, "nonlinearity", x, hx, w_ih, w_hh, nonlinearity=None)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -439,16 +476,19 @@ def test_bad_layers(name: str) -> None:
     bad(ValueError, "hx", x[:, 0], hx, params)
     bad(TypeError, "hx", x, (one.tolist(), one) if name == "lstm" else one.tolist(), params)
     bad(TypeError, "hx", x, (one, one.astype(int)) if name == "lstm" else one.astype(int), params)
+    if name == "rnn":
+        for wrong in ("sigmoid", None, 1, ["relu"]):
+            bad(ValueError, "nonlinearity", x, hx, params, nonlinearity=wrong)
     if name == "lstm":
         bad(TypeError, "hx", x, one, params)
         bad((TypeError, ValueError), "hx", x, (one,), params)
 
 
-@pytest.mark.parametrize("name", ["lstm_cell", "gru_cell"])
+@pytest.mark.parametrize("name", CELLS)
 def test_a_cell_needs_its_weights(name: str) -> None:
     x, h = values((2, 3), np.float32, 1), values((2, 2), np.float32, 2)
     hx = (h, h) if name == "lstm_cell" else h
-    gates = 8 if name == "lstm_cell" else 6
+    gates = 2 * GATES[name]
     w_ih, w_hh = values((gates, 3), np.float32, 3), values((gates, 2), np.float32, 4)
     check_bad(name, TypeError, "w_ih", x, hx, None, w_hh)
     check_bad(name, TypeError, "w_hh", x, hx, w_ih, None)

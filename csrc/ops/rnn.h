@@ -1,8 +1,9 @@
-// LSTM and GRU, a sequence (T, N, I) through layers and directions. Per layer and direction, with
-// gate order i f g o and r z n (PyTorch's):
+// LSTM, GRU and plain recurrent layers, a sequence (T, N, I) through layers and directions. Per layer
+// and direction, with gate order i f g o and r z n (PyTorch's):
 //   LSTM  i, f, o = sigmoid(W_i x + b_i + W_h h + b_h), g = tanh(same), c' = f c + i g, h' = o tanh(c')
 //   GRU   r, z = sigmoid(same), n = tanh(W_in x + b_in + r (W_hn h + b_hn)), h' = (1 - z) n + z h
-// (Hochreiter and Schmidhuber 1997; Cho et al. 2014, in cuDNN's form.) Past a sequence's length the
+//   RNN   h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(0, same)
+// (Hochreiter and Schmidhuber 1997; Cho et al. 2014, in cuDNN's form; Elman 1990.) Past a sequence's length the
 // output is zero and the state stays. A cell is a layer of one step.
 //
 // input is C-contiguous in (T, N, I) order; states are (layers x directions, N, H), parameters
@@ -16,7 +17,8 @@
 
 namespace arraynn {
 
-enum class Cell : int { lstm, gru };
+enum class Cell : int { lstm, gru, rnn, rnn_relu };
+constexpr int gate_count(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
 
 struct RnnParams {
   DType dtype;
@@ -28,7 +30,7 @@ struct RnnParams {
   const int64_t* lengths;  // N of them, or null
   double dropout;          // between layers; 0 in inference
   const uint64_t* keys;    // one per layer but the last, if dropout > 0
-  int64_t gates() const { return cell == Cell::lstm ? 4 : 3; }
+  int64_t gates() const { return gate_count(cell); }
 };
 
 // One layer and direction, as the kernels see it.
@@ -64,7 +66,7 @@ struct RnnBackward {
 };
 
 // Checks the arrays of a call. `sequence`: input is (T, N, I), or (T, I) unbatched, and states are
-// (layers x directions, N, H); else a cell's (N, I) and (N, H). h and c may be null (c always, for a GRU).
+// (layers x directions, N, H); else a cell's (N, I) and (N, H). h and c may be null (c always, but for an LSTM).
 struct RnnArguments {
   const char* op;
   Cell cell;

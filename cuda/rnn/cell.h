@@ -8,7 +8,7 @@
 namespace arraynn::cuda::rnn {
 
 template <Cell cell>
-inline constexpr int gates_of = cell == Cell::lstm ? 4 : 3;
+inline constexpr int gates_of = gate_count(cell);
 
 // ---- functions of either type ----
 
@@ -27,7 +27,7 @@ template <class T>
 struct Forward {
   int64_t steps, batch, hidden, out_t, out_n;
   const int64_t* lengths;
-  bool reverse, tf32;
+  bool reverse, tf32, relu;
   int64_t first, end;  // the steps of this launch; after the last one the state is written to h_n and c_n
   const T *w_hh, *b_ih, *b_hh;
   T* gates;  // the input's product, of times from `gates_t` on; if saving, the activated gates after it
@@ -96,6 +96,10 @@ __device__ __forceinline__ T finish_forward(const Forward<T>& a, int64_t s, int6
       }
       c = multiply_add(gate[1], c, gate[0] * gate[2]);
       h = gate[3] * hyperbolic_tangent(c);
+    } else if constexpr (cell == Cell::rnn) {
+      T x = in.x[0] + (product[0] + bias[0]);
+      h = a.relu ? (x < T(0) ? T(0) : x) : hyperbolic_tangent(x);  // NaN < 0 is false, so NaN stays
+      gate[0] = h;
     } else {
       gate[0] = sigmoid(in.x[0] + (product[0] + bias[0]));
       gate[1] = sigmoid(in.x[1] + (product[1] + bias[1]));
@@ -123,13 +127,13 @@ __device__ __forceinline__ T finish_forward(const Forward<T>& a, int64_t s, int6
 // ---- backward ----
 
 // Step s is the s-th from the end of the layer's own steps. Its gate gradients are a row of `d` for each
-// sequence: i f g o of an LSTM, before the activation; r z hn of a GRU, and from d_n on n. What pads the
-// first part to `padded` is zero.
+// sequence, before the activation: i f g o of an LSTM; r z hn of a GRU, and from d_n on n; an RNN's one.
+// What pads the first part to `padded` is zero.
 template <class T>
 struct Backward {
   int64_t steps, batch, hidden, out_t, out_n;
   const int64_t* lengths;
-  bool reverse, tf32;
+  bool reverse, tf32, relu;
   const T *w_hh, *gates, *hidden_n, *h, *c, *d_output;
   T* d;
   int64_t d_step, padded, d_n;
@@ -144,7 +148,7 @@ struct Backward {
 template <Cell cell, class T>
 struct Behind {
   T gate[gates_of<cell>];
-  T before, after;  // an LSTM's c before and after the step; a GRU's h before it and W_hn h + b_hn
+  T before, after;  // an LSTM's c before and after the step; a GRU's h before it and W_hn h + b_hn; else nothing
   T d_out, carry, dc;
   bool active;
 };
@@ -159,8 +163,10 @@ __device__ __forceinline__ Behind<cell, T> look_behind(const Backward<T>& a, int
   const T* gates = a.gates + (t * a.batch + n) * gates_of<cell> * a.hidden + unit;
 #pragma unroll
   for (int g = 0; g < gates_of<cell>; ++g) in.gate[g] = gates[g * a.hidden];
-  in.before = (cell == Cell::lstm ? a.c : a.h)[a.before(s) * states + at];
-  in.after = cell == Cell::lstm ? a.c[a.after(s) * states + at] : a.hidden_n[t * states + at];
+  if (cell != Cell::rnn) {
+    in.before = (cell == Cell::lstm ? a.c : a.h)[a.before(s) * states + at];
+    in.after = cell == Cell::lstm ? a.c[a.after(s) * states + at] : a.hidden_n[t * states + at];
+  }
   in.d_out = a.d_output[t * a.out_t + n * a.out_n + unit];
   if (cell == Cell::lstm) in.dc = a.dc[at];
   return in;
@@ -183,6 +189,10 @@ __device__ __forceinline__ void finish_backward(const Backward<T>& a, int64_t s,
       d[3] = dh * tc * o * (T(1) - o);
       a.dc[at] = dc * f;
       carry = 0;
+    } else if constexpr (cell == Cell::rnn) {
+      T y = in.gate[0];
+      d[0] = a.relu ? (y <= T(0) ? T(0) : dh) : dh * (T(1) - y * y);
+      carry = 0;
     } else {
       T r = in.gate[0], z = in.gate[1], new_h = in.gate[2];
       T dn = dh * (T(1) - z) * (T(1) - new_h * new_h);
@@ -196,8 +206,8 @@ __device__ __forceinline__ void finish_backward(const Backward<T>& a, int64_t s,
   a.carry[at] = carry;
   T* to = a.gradients(s) + n * a.d_step;
 #pragma unroll
-  for (int g = 0; g < 3; ++g) to[g * a.hidden + unit] = d[g];
-  to[(cell == Cell::lstm ? 3 * a.hidden : a.d_n) + unit] = d[3];
+  for (int g = 0; g < gates_of<cell>; ++g) to[g * a.hidden + unit] = d[g];
+  if (cell == Cell::gru) to[a.d_n + unit] = d[3];
   if (unit + 1 == a.hidden)
     for (int64_t k = gates_of<cell> * a.hidden; k < a.padded; ++k) to[k] = 0;
 }

@@ -115,7 +115,7 @@ void* data_of(const Arguments& args, const py::object& array) {
   return array.is_none() ? nullptr : args.view_of(array).data;
 }
 
-// (output, h_n, c_n, saved): c_n is None for a GRU, saved is None unless asked for.
+// (output, h_n, c_n, saved): c_n is None but for an LSTM, saved is None unless asked for.
 py::object forward(const Options& o, py::handle input, py::handle h, py::handle c, const py::sequence& params,
                    py::handle lengths, bool saving) {
   Call call(o, input, h, c, params, lengths);
@@ -170,30 +170,39 @@ py::object backward(const Options& o, py::handle input, const py::sequence& para
   return py::make_tuple(dx, dh0, dc0, d_params);
 }
 
+// A kind of layer, and its other form where it has one.
+struct Kind {
+  Cell cell, other;
+  Cell choose(bool the_other) const { return the_other ? other : cell; }
+};
+
 Options sequence_options(const char* op, Cell cell, int64_t layers, bool bidirectional, bool batch_first,
                          double dropout, std::vector<uint64_t> keys) {
   return {op, cell, true, layers, bidirectional ? 2 : 1, batch_first, dropout, std::move(keys)};
 }
 
-void bind_sequence(py::module_& m, const char* op, Cell cell) {
-  m.def(op, [=](py::handle input, py::handle h, py::handle c, const py::sequence& params, int64_t layers,
+void bind_sequence(py::module_& m, const char* op, Kind kind) {
+  m.def(op, [=](py::handle input, py::handle h, py::handle c, const py::sequence& params, bool other, int64_t layers,
                 bool bidirectional, bool batch_first, py::handle lengths, double dropout, std::vector<uint64_t> keys,
                 bool saving) {
-    return forward(sequence_options(op, cell, layers, bidirectional, batch_first, dropout, std::move(keys)), input, h,
-                   c, params, lengths, saving);
+    return forward(
+        sequence_options(op, kind.choose(other), layers, bidirectional, batch_first, dropout, std::move(keys)), input,
+        h, c, params, lengths, saving);
   });
   m.def((std::string(op) + "_backward").c_str(),
-        [=](py::handle input, const py::sequence& params, int64_t layers, bool bidirectional, bool batch_first,
-            py::handle lengths, double dropout, std::vector<uint64_t> keys, const py::object& saved,
+        [=](py::handle input, const py::sequence& params, bool other, int64_t layers, bool bidirectional,
+            bool batch_first, py::handle lengths, double dropout, std::vector<uint64_t> keys, const py::object& saved,
             py::handle d_output, py::handle d_h_n, py::handle d_c_n, bool want_input, bool want_params) {
-          return backward(sequence_options(op, cell, layers, bidirectional, batch_first, dropout, std::move(keys)),
-                          input, params, lengths, saved, d_output, d_h_n, d_c_n, want_input, want_params);
+          return backward(
+              sequence_options(op, kind.choose(other), layers, bidirectional, batch_first, dropout, std::move(keys)),
+              input, params, lengths, saved, d_output, d_h_n, d_c_n, want_input, want_params);
         });
 }
 
-// A GRU cell's one result may go to `out`; (h, saved) if saving.
-py::object gru_cell(py::handle input, py::handle h, const py::sequence& params, bool saving, py::handle out) {
-  Call call({"gru_cell", Cell::gru}, input, h, py::none(), params, py::none());
+// The one result of a cell without c may go to `out`; (h, saved) if saving.
+py::object one_state_cell(const Options& o, py::handle input, py::handle h, const py::sequence& params, bool saving,
+                          py::handle out) {
+  Call call(o, input, h, py::none(), params, py::none());
   const RnnParams& p = call.p;
   const Arguments& args = call.args;
   const Array& state = args[call.h];
@@ -212,25 +221,36 @@ py::object gru_cell(py::handle input, py::handle h, const py::sequence& params, 
   return saving ? py::object(py::make_tuple(result.finish(), saved)) : result.finish();
 }
 
-void bind_cell_backward(py::module_& m, const char* op, Cell cell) {
+void bind_one_state_cell(py::module_& m, const char* op, Kind kind) {
+  m.def(op, [=](py::handle input, py::handle h, const py::sequence& params, bool other, bool saving, py::handle out) {
+    return one_state_cell({op, kind.choose(other)}, input, h, params, saving, out);
+  });
+}
+
+void bind_cell_backward(py::module_& m, const char* op, Kind kind) {
   m.def((std::string(op) + "_backward").c_str(),
-        [=](py::handle input, const py::sequence& params, const py::object& saved, py::handle d_h, py::handle d_c,
-            bool want_input, bool want_params) {
-          return backward({op, cell}, input, params, py::none(), saved, d_h, py::none(), d_c, want_input, want_params);
+        [=](py::handle input, const py::sequence& params, bool other, const py::object& saved, py::handle d_h,
+            py::handle d_c, bool want_input, bool want_params) {
+          return backward({op, kind.choose(other)}, input, params, py::none(), saved, d_h, py::none(), d_c, want_input,
+                          want_params);
         });
 }
 
 }  // namespace
 
 void bind_rnn(py::module_& m) {
+  constexpr Kind lstm{Cell::lstm, Cell::lstm}, gru{Cell::gru, Cell::gru}, rnn{Cell::rnn, Cell::rnn_relu};
   m.def("lstm_cell", [](py::handle input, py::handle h, py::handle c, const py::sequence& params, bool saving) {
     return forward({"lstm_cell", Cell::lstm}, input, h, c, params, py::none(), saving);
   });
-  m.def("gru_cell", &gru_cell);
-  bind_cell_backward(m, "lstm_cell", Cell::lstm);
-  bind_cell_backward(m, "gru_cell", Cell::gru);
-  bind_sequence(m, "lstm", Cell::lstm);
-  bind_sequence(m, "gru", Cell::gru);
+  bind_one_state_cell(m, "gru_cell", gru);
+  bind_one_state_cell(m, "rnn_cell", rnn);
+  bind_cell_backward(m, "lstm_cell", lstm);
+  bind_cell_backward(m, "gru_cell", gru);
+  bind_cell_backward(m, "rnn_cell", rnn);
+  bind_sequence(m, "lstm", lstm);
+  bind_sequence(m, "gru", gru);
+  bind_sequence(m, "rnn", rnn);
 }
 
 }  // namespace arraynn::python

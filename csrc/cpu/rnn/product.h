@@ -1,7 +1,7 @@
 // The recurrent product, the heart of a step: a few rows of the state times one panel of weights
-// that was packed once for all steps. A panel is G vectors wide. Forward, these are the same V
-// hidden units under each of G gates, so that a unit's gates meet in one tile; backward, 4 V
-// neighbouring hidden units.
+// that was packed once for all steps. A panel is 3 or 4 vectors wide. Forward, these are the same V
+// hidden units under each of G gates, so that a unit's gates meet in one tile, or several such groups
+// where gates are few; backward, 4 V neighbouring hidden units.
 #pragma once
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
@@ -16,6 +16,12 @@ constexpr int row_block = 24 / G;  // rows whose accumulators fill 24 of 32 regi
 template <int G>
 constexpr int row_block = 12 / G;
 #endif
+
+// Of a forward panel: how many groups of V hidden units it has, and its width in vectors.
+template <int G>
+constexpr int panel_groups = G < 3 ? 4 / G : 1;
+template <int G>
+constexpr int panel_width = G * panel_groups<G>;
 
 // tile[r][g] = sum_k state[r * row + k] panel[k][g]
 template <class T, int G, int R>
@@ -89,6 +95,17 @@ class Pieces {
   char* base_;
   size_t used_ = 0;
 };
+
+// f(cell), a constant; the two RNNs differ in one function alone, and are one.
+template <class F>
+void with_cell(Cell cell, const F& f) {
+  switch (cell) {
+    case Cell::lstm: return f(std::integral_constant<Cell, Cell::lstm>{});
+    case Cell::gru: return f(std::integral_constant<Cell, Cell::gru>{});
+    case Cell::rnn:
+    case Cell::rnn_relu: return f(std::integral_constant<Cell, Cell::rnn>{});
+  }
+}
 
 inline bool is_active(const RnnLayer& p, int64_t t, int64_t n) { return !p.lengths || t < p.lengths[n]; }
 

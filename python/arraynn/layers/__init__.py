@@ -11,12 +11,13 @@ from .dropout import Dropout
 from .flatten import Flatten
 from .linear import Linear
 from .pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
-from .rnn import GRU, LSTM, EachStep, GRUCell, LastStep, LSTMCell
+from .rnn import GRU, LSTM, RNN, EachStep, GRUCell, LastStep, LSTMCell, RNNCell
 from .sequential import Sequential
 
 __all__ = [
     "GRU",
     "LSTM",
+    "RNN",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "Conv1d",
@@ -32,6 +33,7 @@ __all__ = [
     "LogSoftmax",
     "MaxPool2d",
     "Parameter",
+    "RNNCell",
     "ReLU",
     "Sequential",
     "Sigmoid",

@@ -1,4 +1,4 @@
-"""`LSTM`, `GRU`, `LSTMCell`, `GRUCell`, and what takes their output apart: `EachStep`, `LastStep`."""
+"""`LSTM`, `GRU`, `RNN`, their cells, and what takes their output apart: `EachStep`, `LastStep`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..rnn import gru, gru_cell, lstm, lstm_cell
+from ..rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 from .base import Layer, Parameter, Seed, size, uniform
 
 
@@ -71,7 +71,12 @@ class _Recurrent(Layer):
             training=self.training,
             lengths=lengths,
             rng=self.rng,
+            **self._options(),
         )
+
+    def _options(self) -> dict[str, Any]:
+        """Return what the op takes besides."""
+        return {}
 
     def backward(self, dy: Any) -> Any:
         dx, dhx, gradients = self._take_pullback()(dy)
@@ -130,6 +135,60 @@ class GRU(_Recurrent):
     gates = 3
 
 
+class RNN(_Recurrent):
+    """Layers of a plain recurrent network over a sequence, `arraynn.rnn`.
+
+    ``output, h_n = layer(x, hx=None, lengths=None)``; `backward`, parameters and attributes as in `GRU`, but
+    for the gates, of which there are none.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional
+        As in ``torch.nn.RNN``; `nonlinearity` is 'tanh' or 'relu'.
+    rng, dtype
+        As in `LSTM`.
+    """
+
+    op = staticmethod(rnn)
+    gates = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        rng: Seed = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            rng=rng,
+            dtype=dtype,
+        )
+        self.nonlinearity = _nonlinearity(self, nonlinearity)
+
+    def _options(self) -> dict[str, Any]:
+        return {"nonlinearity": self.nonlinearity}
+
+
+def _nonlinearity(layer: Layer, value: str) -> str:
+    if value not in ("tanh", "relu"):
+        raise ValueError(f"{type(layer).__name__}: nonlinearity must be 'tanh' or 'relu', got {value!r}")
+    return value
+
+
 class _Cell(Layer):
     op: ClassVar[Callable[..., Any]]
     gates: ClassVar[int]
@@ -157,12 +216,17 @@ class _Cell(Layer):
     def _parameters(self) -> tuple[Parameter | None, ...]:
         return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
 
+    def _options(self) -> dict[str, Any]:
+        """Return what the op takes besides."""
+        return {}
+
     def _zeros(self, x: NDArray[Any]) -> Any:
         return np.zeros((*x.shape[:-1], self.hidden_size), x.dtype)
 
     def forward(self, x: NDArray[Any], hx: Any = None) -> Any:
         state = self._zeros(x) if hx is None else hx
-        out = self._run(self.op, x, state, *(None if p is None else p.data for p in self._parameters()))
+        arrays = (None if p is None else p.data for p in self._parameters())
+        out = self._run(self.op, x, state, *arrays, **self._options())
         if self._pullback is not None:
             self._calls.append(self._take_pullback())
         return out
@@ -229,8 +293,38 @@ class GRUCell(_Cell):
     gates = 3
 
 
+class RNNCell(_Cell):
+    """One step of a plain recurrent network, `arraynn.rnn_cell`: ``h = cell(x, hx=None)``, with ``hx = h``.
+
+    As `GRUCell`, but without gates; `nonlinearity` is 'tanh' or 'relu'.
+    """
+
+    op = staticmethod(rnn_cell)
+    gates = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *,
+        rng: Seed = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, rng=rng, dtype=dtype)
+        self.nonlinearity = _nonlinearity(self, nonlinearity)
+
+    def _options(self) -> dict[str, Any]:
+        return {"nonlinearity": self.nonlinearity}
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.nonlinearity == "tanh" else f"{text}, nonlinearity={self.nonlinearity}"
+
+
 class EachStep(Layer):
-    """Of what `LSTM` or `GRU` returns, the output at every step: its first item."""
+    """Of what `LSTM`, `GRU` or `RNN` returns, the output at every step: its first item."""
 
     def forward(self, output_and_state: tuple[Any, Any]) -> NDArray[Any]:
         output: NDArray[Any] = _pair(self, output_and_state)[0]
@@ -241,7 +335,7 @@ class EachStep(Layer):
 
 
 class LastStep(Layer):
-    """Of what `LSTM` or `GRU` returns, the last layer's hidden state at each sequence's end.
+    """Of what `LSTM`, `GRU` or `RNN` returns, the last layer's hidden state at each sequence's end.
 
     Of shape (N, H). With two directions (N, 2 H): where each of them ends, the reverse one at the
     sequence's first step.
