@@ -128,6 +128,27 @@ def test_recurrent_cell_is_pytorchs(name, form, bias):
     compare(torch, getattr(layers, name)(3, 4, bias, **form, **F64), theirs, draw(2, 3), h)
 
 
+def test_a_gru_with_its_reset_gate_first():
+    x, dy = draw(5, 2, 3), draw(5, 2, 4)
+    layer, cell = layers.GRU(3, 4, reset_after=False, **F64), layers.GRUCell(3, 4, reset_after=False, **F64)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
+    output, _ = layer(x)
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    params = [getattr(layer, name).data for name in names]
+    np.testing.assert_array_equal(output, ann.gru(x, None, params, reset_after=False)[0])
+    state, dstate, dx = None, 0, []
+    for step in x:
+        state = cell(step, state)
+    np.testing.assert_allclose(state, output[-1], rtol=1e-12)
+    expected = layer.backward((dy, None))
+    for dstep in dy[::-1]:
+        dinput, dstate = cell.backward(dstate + dstep)
+        dx.append(dinput)
+    np.testing.assert_allclose(dx[::-1], expected, rtol=1e-9, atol=1e-12)
+    assert repr(layer) == "GRU(3, 4, reset_after=False)"
+    assert repr(cell) == "GRUCell(3, 4, reset_after=False)"
+
+
 def test_cell_in_a_loop_is_the_layer():
     x, dy = draw(5, 2, 3), draw(5, 2, 4)
     layer, cell = layers.LSTM(3, 4, **F64), layers.LSTMCell(3, 4, **F64)

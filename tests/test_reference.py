@@ -274,11 +274,31 @@ def test_cells_with_one_bias(which: int) -> None:
         check_gradient(op, rand(3, 5), hx, *alone)
 
 
+@pytest.mark.parametrize("batch", [(), (3,), (0,)])
+@pytest.mark.parametrize("which", [(2, 3), (2,), ()])
+def test_gru_cell_with_the_reset_gate_first(batch: tuple[int, ...], which: tuple[int, ...]) -> None:
+    """PyTorch has no such cell: its autograd goes through the paper's formula."""
+
+    def peer(x: Any, h: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, **_: Any) -> Any:
+        zeros = torch.zeros(12, dtype=x.dtype)
+        xr, xz, xn = torch.chunk(F.linear(x, w_ih, zeros if b_ih is None else b_ih), 3, -1)
+        parts = zip(w_hh.chunk(3), (zeros if b_hh is None else b_hh).chunk(3), strict=True)
+        (w_r, b_r), (w_z, b_z), (w_n, b_n) = parts
+        r, z = torch.sigmoid(xr + F.linear(h, w_r, b_r)), torch.sigmoid(xz + F.linear(h, w_z, b_z))
+        return (1 - z) * torch.tanh(xn + F.linear(r * h, w_n, b_n)) + z * h
+
+    w = [b if i < 2 or i in which else None for i, b in enumerate(weights(3, 5, 4, 1, 1, True))]
+    check(ref.gru_cell, peer, rand(*batch, 5), rand(*batch, 4, seed=1), *w, reset_after=False)
+
+
 MODES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+OWN_MODES = {**MODES, "gru_reset_first": 3}  # the last one is not PyTorch's
 
 
 def layer_op(mode: str) -> tuple[Any, dict[str, Any]]:
     """Return the op, and its own options, that PyTorch's function of that name is."""
+    if mode == "gru_reset_first":
+        return ref.gru, {"reset_after": False}
     if not mode.startswith("rnn"):
         return getattr(ref, mode), {}
     return ref.rnn, {"nonlinearity": mode.removeprefix("rnn_")}
@@ -305,9 +325,9 @@ def test_layers(mode: str, layers: int, both: bool, case: str) -> None:
     check(op, lambda x, hx, p, **_: peer(x, hx, p), rand(*shape), hx, params, **options)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", OWN_MODES)
 def test_layers_with_lengths_are_each_sequence_alone(mode: str) -> None:
-    params = weights(MODES[mode], 5, 4, 2, 2, True)
+    params = weights(OWN_MODES[mode], 5, 4, 2, 2, True)
     x, h, c = rand(6, 4, 5), rand(4, 4, 4, seed=1), rand(4, 4, 4, seed=2)
     lengths = np.array([3, 0, 6, 1], np.uint8)
     op, form = layer_op(mode)

@@ -29,7 +29,7 @@ CELLS = ("lstm_cell", "gru_cell", "rnn_cell")
 # An op's own options, which draw another kernel or another function.
 FORMS: dict[str, list[dict[str, Any]]] = {
     "lstm": [{}],
-    "gru": [{}],
+    "gru": [{}, {"reset_after": False}],
     "rnn": [{"nonlinearity": "tanh"}, {"nonlinearity": "relu"}],
 }
 FORMS |= {f"{name}_cell": forms for name, forms in FORMS.items()}
@@ -129,6 +129,59 @@ def test_each_gate_and_state_has_its_place(name: str) -> None:
         r, z = s(b[:2] + b2[:2]), s(b[2:4] + b2[2:4])
         expected = (1 - z) * np.tanh(b[4:6] + r * b2[4:6]) + z * h
         assert_close(ann.gru_cell(x, h, w_ih, w_hh, b, b2), expected, ulps=8)
+        first = (1 - z) * np.tanh(b[4:6] + b2[4:6]) + z * h
+        assert_close(ann.gru_cell(x, h, w_ih, w_hh, b, b2, reset_after=False), first, terms=8)
+
+
+def textbook(gates: list[str], inputs: int, hidden: int) -> dict[str, Any]:
+    """Return for each gate W, which takes h and x joined, and b."""
+    found: dict[str, Any] = {}
+    for i, gate in enumerate(gates):
+        found[f"W_{gate}"] = values((hidden, hidden + inputs), np.float64, 10 + i) / (hidden + inputs) ** 0.5
+        found[f"b_{gate}"] = values((hidden,), np.float64, 20 + i)
+    return found
+
+
+def stacked(book: dict[str, Any], gates: str, hidden: int, opposite: str = "") -> list[Any]:
+    """Return w_ih, w_hh and b_ih of gates in the ops' order; those in `opposite` mean 1 - the ops' own."""
+    sign = {gate: -1.0 if gate in opposite else 1.0 for gate in gates}
+    w = np.concatenate([sign[gate] * book[f"W_{gate}"] for gate in gates])
+    return [w[:, hidden:], w[:, :hidden], np.concatenate([sign[gate] * book[f"b_{gate}"] for gate in gates])]
+
+
+def test_textbook_lstm() -> None:
+    """One matrix on [h, x] and one bias per gate (Gers et al., 2000, as many texts have it)."""
+    book, sigmoid = textbook(["f", "i", "g", "o"], 5, 4), lambda a: 1 / (1 + np.exp(-a))
+    x, (h, c) = values((6, 3, 5), np.float64, 1), states("lstm", (3, 4), np.float64)
+    y, last = ann.lstm(x, (h[None], c[None]), [*stacked(book, "ifgo", 4), np.zeros(16)])
+    cell = h, c
+    for t in range(6):
+        cell = ann.lstm_cell(x[t], cell, *stacked(book, "ifgo", 4))
+        joined = np.concatenate([h, x[t]], axis=1)
+        f, i, o = (sigmoid(joined @ book[f"W_{gate}"].T + book[f"b_{gate}"]) for gate in "fio")
+        c = f * c + i * np.tanh(joined @ book["W_g"].T + book["b_g"])
+        h = o * np.tanh(c)
+        for actual, expected in ((y[t], h), (cell[0], h), (cell[1], c)):
+            assert_close(actual, expected, terms=80)
+    assert_close(last[1][0], c, terms=80)
+
+
+def test_textbook_gru() -> None:
+    """The reset gate before the product, and z the share of the new (Chung et al., 2014)."""
+    book, sigmoid = textbook(["z", "r", "n"], 5, 4), lambda a: 1 / (1 + np.exp(-a))
+    x, h = values((6, 3, 5), np.float64, 1), values((3, 4), np.float64, 2)
+    params = stacked(book, "rzn", 4, opposite="z")
+    y, last = ann.gru(x, h[None], [*params, np.zeros(12)], reset_after=False)
+    cell = h
+    for t in range(6):
+        cell = ann.gru_cell(x[t], cell, *params, reset_after=False)
+        joined = np.concatenate([h, x[t]], axis=1)
+        r, z = (sigmoid(joined @ book[f"W_{gate}"].T + book[f"b_{gate}"]) for gate in "rz")
+        new = np.tanh(np.concatenate([r * h, x[t]], axis=1) @ book["W_n"].T + book["b_n"])
+        h = (1 - z) * h + z * new
+        for actual in (y[t], cell):
+            assert_close(actual, h, terms=80)
+    assert_close(last[0], h, terms=80)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -192,10 +245,10 @@ def test_rnn(case: Any, form: Any) -> None:
     check_layers("rnn", *args, **options, **form)
 
 
-@given(sequences("gru"))
-def test_gru(case: Any) -> None:
+@given(sequences("gru"), st.sampled_from(FORMS["gru"]))
+def test_gru(case: Any, form: Any) -> None:
     *args, options = case
-    check_layers("gru", *args, **options)
+    check_layers("gru", *args, **options, **form)
 
 
 @pytest.mark.parametrize(("name", "form"), LAYER_FORMS)
@@ -421,6 +474,9 @@ def test_bad_cells(name: str) -> None:
             check_bad(name, ValueError, "hx", x, bad, w_ih, w_hh)
         check_bad(name, TypeError, "hx", x, (H,), w_ih, w_hh)
         check_bad(name, TypeError, "hx", x, H.astype(int), w_ih, w_hh)
+    if name == "gru_cell":
+        check_bad(name, TypeError, "reset_after", x, hx, w_ih, w_hh, reset_after=1)
+        check_bad(name, TypeError, "reset_after", x, hx, w_ih, w_hh, reset_after=None)
     if name == "rnn_cell":
         check_bad(name, ValueError, "nonlinearity", x, hx, w_ih, w_hh, nonlinearity="sigmoid")
         check_bad(name, ValueError, "nonlinearity", x, hx, w_ih, w_hh, nonlinearity=None)
@@ -476,6 +532,8 @@ def test_bad_layers(name: str) -> None:
     bad(ValueError, "hx", x[:, 0], hx, params)
     bad(TypeError, "hx", x, (one.tolist(), one) if name == "lstm" else one.tolist(), params)
     bad(TypeError, "hx", x, (one, one.astype(int)) if name == "lstm" else one.astype(int), params)
+    if name == "gru":
+        bad(TypeError, "reset_after", x, hx, params, reset_after="no")
     if name == "rnn":
         for wrong in ("sigmoid", None, 1, ["relu"]):
             bad(ValueError, "nonlinearity", x, hx, params, nonlinearity=wrong)

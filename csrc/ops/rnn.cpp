@@ -56,7 +56,7 @@ Saved saved_parts(const RnnParams& p, int64_t start) {
   Saved s{};
   s.gates = start;
   s.hidden_n = s.gates + p.steps * p.gates() * cell;
-  s.h = s.hidden_n + (p.cell == Cell::gru ? p.steps * cell : 0);
+  s.h = s.hidden_n + (is_gru(p.cell) ? p.steps * cell : 0);
   s.c = s.h + (p.steps + 1) * cell;
   s.end = s.c + (p.cell == Cell::lstm ? (p.steps + 1) * cell : 0);
   return s;

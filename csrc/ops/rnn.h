@@ -1,9 +1,11 @@
 // LSTM, GRU and plain recurrent layers, a sequence (T, N, I) through layers and directions. Per layer
 // and direction, with gate order i f g o and r z n (PyTorch's):
 //   LSTM  i, f, o = sigmoid(W_i x + b_i + W_h h + b_h), g = tanh(same), c' = f c + i g, h' = o tanh(c')
-//   GRU   r, z = sigmoid(same), n = tanh(W_in x + b_in + r (W_hn h + b_hn)), h' = (1 - z) n + z h
+//   GRU   r, z = sigmoid(same), n = tanh(W_in x + b_in + r (W_hn h + b_hn)), h' = (1 - z) n + z h,
+//         or, its reset gate before the product, n = tanh(W_in x + b_in + W_hn (r h) + b_hn)
 //   RNN   h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(0, same)
-// (Hochreiter and Schmidhuber 1997; Cho et al. 2014, in cuDNN's form; Elman 1990.) Past a sequence's length the
+// (Hochreiter and Schmidhuber 1997; Cho et al. 2014, whose reset gate comes first, and
+// cuDNN's form of it; Elman 1990.) Past a sequence's length the
 // output is zero and the state stays. A cell is a layer of one step.
 //
 // input is C-contiguous in (T, N, I) order; states are (layers x directions, N, H), parameters
@@ -17,8 +19,9 @@
 
 namespace arraynn {
 
-enum class Cell : int { lstm, gru, rnn, rnn_relu };
-constexpr int gate_count(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
+enum class Cell : int { lstm, gru, gru_reset_first, rnn, rnn_relu };
+constexpr bool is_gru(Cell cell) { return cell == Cell::gru || cell == Cell::gru_reset_first; }
+constexpr int gate_count(Cell cell) { return cell == Cell::lstm ? 4 : is_gru(cell) ? 3 : 1; }
 
 struct RnnParams {
   DType dtype;
@@ -52,7 +55,7 @@ struct RnnForward {
   const void *h0, *c0;
   void *output, *h_n, *c_n;
   void* gates;     // T x N x gates x H, activated; null: not saved
-  void* hidden_n;  // GRU: T x N x H of W_hn h + b_hn
+  void* hidden_n;  // GRU: T x N x H of W_hn h + b_hn, or of r h where the reset gate comes first
   void *h, *c;     // (T + 1) x N x H each; null: not saved
 };
 struct RnnBackward {

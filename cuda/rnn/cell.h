@@ -35,6 +35,7 @@ struct Forward {
   T *hidden_n, *h, *c;    // saved; null: not
   T *output, *h_n, *c_n;  // c_n is where c is changed in place, unless all of them are saved
 
+  __device__ __forceinline__ bool active(int64_t t, int64_t n) const { return !lengths || t < lengths[n]; }
   __device__ __forceinline__ int64_t time(int64_t s) const { return reverse ? steps - 1 - s : s; }
   __device__ __forceinline__ int64_t before(int64_t s) const { return time(s) + (reverse ? 1 : 0); }
   __device__ __forceinline__ int64_t after(int64_t s) const { return time(s) + (reverse ? 0 : 1); }
@@ -55,7 +56,7 @@ __device__ __forceinline__ Ahead<cell, T> look_ahead(const Forward<T>& a, int64_
                                                      const T* h, int64_t h_step) {
   Ahead<cell, T> in{};
   int64_t t = a.time(s);
-  in.active = !a.lengths || t < a.lengths[n];
+  in.active = a.active(t, n);
   const T* x = a.gates + ((t - a.gates_t) * a.batch + n) * gates_of<cell> * a.hidden + unit;
   if (in.active) {
 #pragma unroll
@@ -78,6 +79,21 @@ __device__ __forceinline__ void load_biases(const Forward<T>& a, int64_t unit, T
     bool inside = cell == Cell::gru && g == 2;
     if (a.b_hh) bias[inside ? 3 : g] += a.b_hh[g * a.hidden + unit];
   }
+}
+
+// Returns h as the next step sees it.
+template <Cell cell, class T>
+__device__ __forceinline__ T write_state(const Forward<T>& a, int64_t s, int64_t n, int64_t unit, bool active, T h,
+                                         T c) {
+  int64_t at = n * a.hidden + unit;
+  a.output[a.time(s) * a.out_t + n * a.out_n + unit] = active ? h : T(0);
+  if (a.h) a.h[a.after(s) * a.batch * a.hidden + at] = h;
+  if (cell == Cell::lstm) a.c_after(s)[at] = c;
+  if (s + 1 == a.end) {
+    a.h_n[at] = h;
+    if (cell == Cell::lstm && a.c) a.c_n[at] = c;
+  }
+  return h;
 }
 
 // `product`: the recurrent one, gate by gate. Returns h.
@@ -114,14 +130,7 @@ __device__ __forceinline__ T finish_forward(const Forward<T>& a, int64_t s, int6
       for (int g = 0; g < gates_of<cell>; ++g) saved[g * a.hidden] = gate[g];
     }
   }
-  a.output[t * a.out_t + n * a.out_n + unit] = in.active ? h : T(0);
-  if (a.h) a.h[a.after(s) * states + at] = h;
-  if (cell == Cell::lstm) a.c_after(s)[at] = c;
-  if (s + 1 == a.end) {
-    a.h_n[at] = h;
-    if (cell == Cell::lstm && a.c) a.c_n[at] = c;
-  }
-  return h;
+  return write_state<cell>(a, s, n, unit, in.active, h, c);
 }
 
 // ---- backward ----
@@ -139,6 +148,7 @@ struct Backward {
   int64_t d_step, padded, d_n;
   T *carry, *dc;  // what flows to h of the earlier step besides the product, and to c; changed in place
 
+  __device__ __forceinline__ bool active(int64_t t, int64_t n) const { return !lengths || t < lengths[n]; }
   __device__ __forceinline__ int64_t time(int64_t s) const { return reverse ? s : steps - 1 - s; }
   __device__ __forceinline__ int64_t before(int64_t s) const { return time(s) + (reverse ? 1 : 0); }
   __device__ __forceinline__ int64_t after(int64_t s) const { return time(s) + (reverse ? 0 : 1); }
@@ -157,7 +167,7 @@ template <Cell cell, class T>
 __device__ __forceinline__ Behind<cell, T> look_behind(const Backward<T>& a, int64_t s, int64_t n, int64_t unit) {
   Behind<cell, T> in{};
   int64_t t = a.time(s), at = n * a.hidden + unit, states = a.batch * a.hidden;
-  in.active = !a.lengths || t < a.lengths[n];
+  in.active = a.active(t, n);
   in.carry = a.carry[at];
   if (!in.active) return in;
   const T* gates = a.gates + (t * a.batch + n) * gates_of<cell> * a.hidden + unit;

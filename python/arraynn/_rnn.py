@@ -48,6 +48,11 @@ def is_relu(op: str, nonlinearity: Any) -> bool:
     return nonlinearity == "relu"
 
 
+def is_reset_first(op: str, reset_after: Any) -> bool:
+    """Tell the two places of a GRU's reset gate apart."""
+    return not flag(op, "reset_after", reset_after)
+
+
 class Call:
     """A call of a recurrent layer, its options spelled as the binding takes them."""
 

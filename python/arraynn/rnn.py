@@ -14,6 +14,7 @@ from ._rnn import (
     define_layer_vjp,
     define_lstm_cell_vjp,
     is_relu,
+    is_reset_first,
     required,
     states,
 )
@@ -53,6 +54,12 @@ def lstm_cell(
     ------
     TypeError, ValueError
         An argument is not a floating array, or its shape does not fit.
+
+    Notes
+    -----
+    Weights of other formulas: where there is one bias, it is `b_ih`; where one matrix W takes h and x
+    joined, ``W [h, x]``, `w_hh` is its first H columns and `w_ih` the others, the gates' matrices
+    stacked in the order i, f, g, o (g is often written as a candidate, c~).
     """
     h, c = states("lstm_cell", required("lstm_cell", hx))
     _, h, c, _ = _core.lstm_cell(input, h, c, (w_ih, w_hh, b_ih, b_hh), False)
@@ -67,13 +74,15 @@ def gru_cell(
     b_ih: Array | None = None,
     b_hh: Array | None = None,
     *,
+    reset_after: bool = True,
     out: Array | None = None,
 ) -> Array:
     """Take one GRU step.
 
     ``r, z = sigmoid(W x + b)`` (with both products and biases),
     ``n = tanh(W_in x + b_in + r (W_hn h + b_hn))``, ``h' = (1 - z) n + z h`` (Cho et al., 2014, with
-    the reset gate behind the product, as cuDNN and PyTorch have it).
+    the reset gate behind the product, as cuDNN and PyTorch have it); without `reset_after` it is
+    before it, as in the paper: ``n = tanh(W_in x + b_in + W_hn (r h) + b_hn)``.
 
     Parameters
     ----------
@@ -85,6 +94,8 @@ def gru_cell(
     w_hh : array of shape (3 H, H)
         Gate order r, z, n, as in PyTorch.
     b_ih, b_hh : arrays of shape (3 H,), optional
+    reset_after : bool, default True
+        Whether the reset gate is behind the product with the state or before it.
     out : array of shape (N, H) or (H,), optional
         Where to write the result.
 
@@ -96,9 +107,17 @@ def gru_cell(
     ------
     TypeError, ValueError
         An argument is not a floating array, or its shape does not fit.
+
+    Notes
+    -----
+    Weights of other formulas: where z means the opposite, ``h' = (1 - z) h + z n`` (Chung et al.,
+    2014, and many textbooks), change the sign of z's rows of all weights and biases, since
+    ``1 - sigmoid(a) = sigmoid(-a)``. Where there is one bias, it is `b_ih`. Where one matrix W takes
+    h and x joined, ``W [h, x]``, `w_hh` is its first H columns and `w_ih` the others, the gates'
+    matrices stacked in the order r, z, n.
     """
-    params = (w_ih, w_hh, b_ih, b_hh)
-    h: Array = _core.gru_cell(input, required("gru_cell", hx), params, False, False, out)
+    params, other = (w_ih, w_hh, b_ih, b_hh), is_reset_first("gru_cell", reset_after)
+    h: Array = _core.gru_cell(input, required("gru_cell", hx), params, other, False, out)
     return h
 
 
@@ -145,7 +164,7 @@ def rnn_cell(
 
 
 define_lstm_cell_vjp(lstm_cell)
-define_cell_vjp(gru_cell, lambda: False)
+define_cell_vjp(gru_cell, lambda reset_after=True: is_reset_first("gru_cell", reset_after))
 define_cell_vjp(rnn_cell, lambda nonlinearity="tanh": is_relu("rnn_cell", nonlinearity))
 
 
@@ -219,6 +238,7 @@ def gru(
     training: bool = False,
     lengths: Array | None = None,
     rng: Any = None,
+    reset_after: bool = True,
 ) -> tuple[Array, Array]:
     """Run a GRU over sequences (see `gru_cell` for the step).
 
@@ -242,6 +262,8 @@ def gru(
         the final state is that at its end; the reverse direction starts there.
     rng : numpy.random.Generator, int or None
         For the dropout masks.
+    reset_after : bool, default True
+        Whether the reset gate is behind the product with the state or before it.
 
     Returns
     -------
@@ -254,7 +276,19 @@ def gru(
     TypeError, ValueError
         An argument has the wrong type, shape or value.
     """
-    call = Call("gru", input, params, num_layers, bidirectional, batch_first, dropout, training, lengths, rng)
+    call = Call(
+        "gru",
+        input,
+        params,
+        num_layers,
+        bidirectional,
+        batch_first,
+        dropout,
+        training,
+        lengths,
+        rng,
+        other=is_reset_first("gru", reset_after),
+    )
     output, h_n, _, _ = _core.gru(call.input, hx, None, call.params, *call.options, False)
     return output, h_n
 
@@ -326,5 +360,5 @@ def rnn(
 
 
 define_layer_vjp(lstm, lambda: False, pair=True)
-define_layer_vjp(gru, lambda: False)
+define_layer_vjp(gru, lambda reset_after=True: is_reset_first("gru", reset_after))
 define_layer_vjp(rnn, lambda nonlinearity="tanh": is_relu("rnn", nonlinearity))

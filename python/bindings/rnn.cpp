@@ -239,7 +239,7 @@ void bind_cell_backward(py::module_& m, const char* op, Kind kind) {
 }  // namespace
 
 void bind_rnn(py::module_& m) {
-  constexpr Kind lstm{Cell::lstm, Cell::lstm}, gru{Cell::gru, Cell::gru}, rnn{Cell::rnn, Cell::rnn_relu};
+  constexpr Kind lstm{Cell::lstm, Cell::lstm}, gru{Cell::gru, Cell::gru_reset_first}, rnn{Cell::rnn, Cell::rnn_relu};
   m.def("lstm_cell", [](py::handle input, py::handle h, py::handle c, const py::sequence& params, bool saving) {
     return forward({"lstm_cell", Cell::lstm}, input, h, c, params, py::none(), saving);
   });

@@ -1,6 +1,7 @@
 // Backward pass of one layer and direction. A step's tile is the product of the later step's gate
-// gradients with the recurrent weights, fused with the gate gradients of its own step. What needs
-// all steps (input, weight and bias gradients) is matrix products over time at the end.
+// gradients with the recurrent weights, fused with the gate gradients of its own step; where a GRU's
+// reset gate comes first there is a second one, of the step's own gradient of n. What needs all steps (input, weight
+// and bias gradients) is matrix products over time at the end.
 #include <cstring>
 
 #include "cpu/rnn/backward_cells.h"
@@ -21,7 +22,8 @@ Backward<T> backward_pieces(const RnnLayer& p, Pieces& pieces) {
   int64_t rows = p.steps * p.batch, columns = gate_count(p.cell) * p.hidden;
   Backward<T> b{};
   b.d = pieces.take<T>(rows * gradient_parts(p.cell) * p.hidden);
-  b.panels = pieces.take<T>(p.steps > 1 ? columns * round_up(p.hidden, width * lanes<T>) : 0);
+  bool packs = p.steps > 1 || p.cell == Cell::gru_reset_first;
+  b.panels = pieces.take<T>(packs ? columns * round_up(p.hidden, width * lanes<T>) : 0);
   b.input = pieces.take<T>(p.lengths ? rows * p.input_size : 0);
   b.product = pieces.take<T>(
       std::max({gemm_scratch<T>(rows, p.input_size, columns), gemm_scratch<T>(columns, p.input_size, rows),
@@ -61,7 +63,10 @@ void weight_gradients(const RnnLayer& p, const RnnBackward& b, const Backward<T>
   };
   if (C != Cell::gru) {
     if (d_w_ih) over_time(0, ld, x, p.input_size, d_w_ih);
-    if (d_w_hh) over_time(0, ld, h, hidden, d_w_hh);
+    bool reset_first = C == Cell::gru_reset_first;  // then n's weights saw r h
+    if (d_w_hh) over_time(0, reset_first ? 2 * hidden : ld, h, hidden, d_w_hh);
+    if (d_w_hh && reset_first)
+      over_time(2 * hidden, hidden, static_cast<const T*>(b.hidden_n), hidden, d_w_hh + 2 * hidden * hidden);
     if (d_b_ih) column_sums(rows, ld, w.d, d_b_ih);
     if (d_b_hh) column_sums(rows, ld, w.d, d_b_hh);
     return;
@@ -98,7 +103,7 @@ void input_gradient(const RnnLayer& p, const RnnBackward& b, const Backward<T>& 
   add(0, hidden, w_ih + 2 * hidden * p.input_size, true);
 }
 
-template <class T, Cell C>
+template <class T, Cell C, int Stage>
 ARRAYNN_INLINE void finish_rows(const RnnLayer& p, const BackwardStep<T>& s, const T* tile, int64_t first_unit,
                                 int64_t first, int rows) {
   constexpr int V = lanes<T>;
@@ -106,7 +111,7 @@ ARRAYNN_INLINE void finish_rows(const RnnLayer& p, const BackwardStep<T>& s, con
     int64_t n = first + r;
     bool active = is_active(p, s.t, n);
     for (int v = 0; v < width && first_unit + v * V < p.hidden; ++v)
-      finish_units<T, C>(p, s, tile + v * V, n, first_unit + v * V, active);
+      finish_units<T, C, Stage>(p, s, tile + v * V, n, first_unit + v * V, active);
   }
 }
 
@@ -117,6 +122,7 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
   Backward<T> w = backward_pieces<T>(p, pieces);
   int64_t state = p.batch * p.hidden, columns = G * p.hidden, ld = gradient_parts(C) * p.hidden;
   int64_t own = state_part(C) * p.hidden;
+  int64_t leading = C == Cell::gru_reset_first ? 2 * p.hidden : columns;  // that lead to the earlier step's h
   size_t state_bytes = static_cast<size_t>(state) * sizeof(T);
   const T *w_hh = static_cast<const T*>(b.w_hh), *gates = static_cast<const T*>(b.gates);
   const T *h = static_cast<const T*>(b.h), *c = static_cast<const T*>(b.c);
@@ -131,7 +137,7 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
   if (C == Cell::lstm) begin(dc, b.d_c_n);
 
   int64_t blocks = ceil_div(p.hidden, width * V);
-  if (p.steps > 1)
+  if (p.steps > 1 || C == Cell::gru_reset_first)
     parallel_chunks(blocks, 1 + 65536 / (columns * width * V + 1), [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; ++j) {
         int64_t unit = j * width * V;
@@ -141,7 +147,7 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
     });
   Steps work = steps_of<width>(p.batch, blocks, 2 * state * columns);
   parallel_team(work.team, [&](int worker, int workers) {
-    T tile[row_block<width> * width * V] = {};
+    T tile[tile_vectors * V] = {};
     for (int64_t s = 0; s < p.steps; ++s) {
       int64_t t = p.reverse ? s : p.steps - 1 - s;                       // backwards through the layer's own time
       int64_t later = p.reverse ? t - 1 : t + 1;                         // the step whose gradients come in
@@ -158,16 +164,25 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
                            dc};
       for_part(work, p.batch, worker, workers, [&](int64_t block, int64_t first, int rows) ARRAYNN_LAMBDA {
         if (s > 0)
-          product<T, width>(rows, columns, w.d + (later * p.batch + first) * ld + own, ld,
+          product<T, width>(rows, leading, w.d + (later * p.batch + first) * ld + own, ld,
                             w.panels + block * width * V * columns, tile);
-        finish_rows<T, C>(p, step, tile, block * width * V, first, rows);
+        finish_rows<T, C, 0>(p, step, tile, block * width * V, first, rows);
       });
       if (workers > 1) team_barrier();
+      if constexpr (C == Cell::gru_reset_first) {
+        for_part(work, p.batch, worker, workers, [&](int64_t block, int64_t first, int rows) ARRAYNN_LAMBDA {
+          T second[tile_vectors * V];
+          product<T, width>(rows, p.hidden, step.d + first * ld + leading, ld,
+                            w.panels + (block * columns + leading) * width * V, second);
+          finish_rows<T, C, 1>(p, step, second, block * width * V, first, rows);
+        });
+        if (workers > 1) team_barrier();
+      }
     }
   });
   if (p.steps > 0) {
     int64_t first = p.reverse ? p.steps - 1 : 0;  // the layer's first step in its own time
-    gemm<T>({p.batch, p.hidden, columns, w.d + first * p.batch * ld + own, ld, 1, w_hh, 1, p.hidden, carry, p.hidden,
+    gemm<T>({p.batch, p.hidden, leading, w.d + first * p.batch * ld + own, ld, 1, w_hh, 1, p.hidden, carry, p.hidden,
              nullptr, true},
             w.product);
   }

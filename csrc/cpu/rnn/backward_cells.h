@@ -3,7 +3,8 @@
 // the step's h. `count` hidden units, a constant or fewer.
 //
 // Gate gradients `d`, per step and row: an LSTM's lie as i f g o. A GRU's lie as n r z hn, so that the
-// input's part (n r z) and the state's part (r z hn) are each adjacent.
+// input's part (n r z) and the state's part (r z hn) are each adjacent; as r z n where its reset gate comes
+// first.
 #pragma once
 #include "cpu/rnn/product.h"
 #include "cpu/simd/math.h"
@@ -60,6 +61,30 @@ ARRAYNN_INLINE void finish_gru(const RnnLayer& p, const BackwardStep<T>& s, int6
   store_count(s.carry + state, dh * z, count);
 }
 
+// A GRU whose reset gate comes first: all but r, whose gradient takes the product of n's with the weights.
+template <class T, class Count>
+ARRAYNN_INLINE void finish_candidate(const RnnLayer& p, const BackwardStep<T>& s, int64_t n, int64_t unit, vec<T> dh,
+                                     Count count) {
+  int64_t state = n * p.hidden + unit;
+  const T* gates = s.gates + n * 3 * p.hidden + unit;
+  T* d = s.d + n * 3 * p.hidden + unit;
+  vec<T> z = load_count(gates + p.hidden, count), nn = load_count(gates + 2 * p.hidden, count);
+  dh += load_count(s.carry + state, count) + load_count(s.d_out + n * p.out_n + unit, count);
+  store_count(d + p.hidden, dh * (load_count(s.h + state, count) - nn) * z * (T(1) - z), count);
+  store_count(d + 2 * p.hidden, dh * (T(1) - z) * (T(1) - nn * nn), count);
+  store_count(s.carry + state, dh * z, count);
+}
+
+// `product`: that one, the gradient of r h.
+template <class T, class Count>
+ARRAYNN_INLINE void finish_reset(const RnnLayer& p, const BackwardStep<T>& s, int64_t n, int64_t unit, vec<T> product,
+                                 Count count) {
+  int64_t state = n * p.hidden + unit;
+  vec<T> r = load_count(s.gates + n * 3 * p.hidden + unit, count);
+  store_count(s.d + n * 3 * p.hidden + unit, product * load_count(s.h + state, count) * r * (T(1) - r), count);
+  store_count(s.carry + state, fma(product, r, load_count(s.carry + state, count)), count);
+}
+
 template <class T, class Count>
 ARRAYNN_INLINE void finish_rnn(const RnnLayer& p, const BackwardStep<T>& s, int64_t n, int64_t unit, vec<T> dh,
                                Count count) {
@@ -80,20 +105,27 @@ ARRAYNN_INLINE void pass_back(const RnnLayer& p, const BackwardStep<T>& s, int64
   for (int i = 0; i < parts; ++i) store_count(s.d + (n * parts + i) * p.hidden + unit, vec<T>{}, count);
 }
 
-template <class T, Cell C>
+// Stage 1 is that of finish_reset.
+template <class T, Cell C, int Stage>
 ARRAYNN_INLINE void finish_units(const RnnLayer& p, const BackwardStep<T>& s, const T* tile, int64_t n, int64_t unit,
                                  bool active) {
   constexpr int V = lanes<T>;
   auto finish = [&](auto count) ARRAYNN_LAMBDA {
     vec<T> dh = load(tile);
-    if (!active)
-      pass_back<T, C>(p, s, n, unit, dh, count);
-    else if constexpr (C == Cell::lstm)
-      finish_lstm(p, s, n, unit, dh, count);
-    else if constexpr (C == Cell::gru)
-      finish_gru(p, s, n, unit, dh, count);
-    else
-      finish_rnn(p, s, n, unit, dh, count);
+    if constexpr (Stage == 1) {
+      if (active) finish_reset(p, s, n, unit, dh, count);
+    } else {
+      if (!active)
+        pass_back<T, C>(p, s, n, unit, dh, count);
+      else if constexpr (C == Cell::lstm)
+        finish_lstm(p, s, n, unit, dh, count);
+      else if constexpr (C == Cell::gru)
+        finish_gru(p, s, n, unit, dh, count);
+      else if constexpr (C == Cell::gru_reset_first)
+        finish_candidate(p, s, n, unit, dh, count);
+      else
+        finish_rnn(p, s, n, unit, dh, count);
+    }
   };
   if (p.hidden - unit >= V)
     finish(std::integral_constant<int, V>{});

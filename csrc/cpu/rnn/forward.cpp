@@ -1,6 +1,6 @@
 // Forward pass of one layer and direction. The input product of many steps is one matrix product;
-// each step then is the recurrent product with the gates fused behind it, tile by tile, and one
-// barrier. With one step there is nothing to pack weights for: both products are plain.
+// each step then is the recurrent product (or two, see stage_count) with the gates fused behind it, tile
+// by tile, and a barrier. With one step there is nothing to pack weights for: all products are plain.
 #include <cstring>
 
 #include "cpu/rnn/forward_cells.h"
@@ -12,7 +12,7 @@ namespace {
 template <class T>
 struct Forward {
   // Scratch, in this order.
-  T *panels, *bias, *bias_hn, *gates, *h, *c, *product;
+  T *panels[2], *bias, *bias_hn, *gates, *hidden_n, *h, *c, *product;
   int64_t chunk;  // steps whose input product is made at once
 };
 
@@ -29,10 +29,15 @@ Forward<T> forward_pieces(const RnnLayer& p, bool saving, Pieces& pieces) {
   int64_t state = p.batch * p.hidden, columns = G * p.hidden;
   Forward<T> f{};
   f.chunk = chunk_of<T>(p, saving);
-  f.panels = pieces.take<T>(p.steps > 1 ? p.hidden * G * round_up(p.hidden, panel_groups<G> * V) : 0);
+  static_for<stage_count(C)>([&](auto stage) {
+    constexpr int per_unit = stage_gates(C, stage);
+    int64_t units = round_up(p.hidden, panel_groups<per_unit> * V);
+    f.panels[stage] = pieces.take<T>(p.steps > 1 ? p.hidden * per_unit * units : 0);
+  });
   f.bias = pieces.take<T>(columns);
   f.bias_hn = pieces.take<T>(C == Cell::gru ? p.hidden : 0);
   f.gates = pieces.take<T>(saving ? 0 : f.chunk * p.batch * columns);
+  if (C == Cell::gru_reset_first && !saving) f.hidden_n = pieces.take<T>(state);
   f.h = pieces.take<T>(saving ? 0 : 2 * state);
   f.c = pieces.take<T>(saving || C != Cell::lstm ? 0 : state);
   int64_t elements = gemm_scratch<T>(f.chunk * p.batch, columns, p.input_size);
@@ -69,9 +74,62 @@ void pack_recurrent(int64_t hidden, const T* w_hh, T* panels) {
   });
 }
 
+// A layer of one step: the recurrent products are plain ones, whose rows are read as tiles.
+template <class T, Cell C>
+void run_step(const RnnLayer& p, const ForwardStep<T>& s, const T* w_hh, T* scratch) {
+  constexpr int V = lanes<T>;
+  static_for<stage_count(C)>([&](auto stage) {
+    constexpr int G = stage_gates(C, stage);
+    int64_t columns = G * p.hidden;
+    T* tiles = scratch;  // [N][G H]
+    gemm<T>({p.batch, columns, p.hidden, stage == 0 ? s.h : s.hidden_n, p.hidden, 1,
+             w_hh + stage_start(stage) * p.hidden * p.hidden, p.hidden, 1, tiles, columns, nullptr, false},
+            tiles + p.batch * columns);
+    parallel_chunks(p.batch, 1 + 8192 / (p.hidden + 1), [&](int64_t begin, int64_t last) {
+      for (int64_t n = begin; n < last; ++n)
+        for (int64_t unit = 0; unit < p.hidden; unit += V) {
+          T tile[G * V];
+          int units = static_cast<int>(std::min<int64_t>(V, p.hidden - unit));
+          for (int g = 0; g < G; ++g) store(tile + g * V, load_first(tiles + n * columns + g * p.hidden + unit, units));
+          finish_units<T, C, stage>(p, s, tile, n, unit);
+        }
+    });
+  });
+}
+
+// The steps from `first` to before `last`; step_at(s) has the arrays of each.
+template <class T, Cell C, class StepAt>
+void run_steps(const RnnLayer& p, const Forward<T>& f, int64_t first, int64_t last, const StepAt& step_at) {
+  constexpr int V = lanes<T>, stages = stage_count(C);
+  Steps work[stages];
+  int team = 1;
+  static_for<stages>([&](auto stage) {
+    constexpr int G = stage_gates(C, stage);
+    work[stage] = steps_of<panel_width<G>>(p.batch, ceil_div(p.hidden, panel_groups<G> * V),
+                                           2 * p.batch * p.hidden * G * p.hidden);
+    team = std::max(team, work[stage].team);
+  });
+  parallel_team(team, [&](int worker, int workers) {
+    T tile[tile_vectors * V];
+    for (int64_t s = first; s < last; ++s) {
+      ForwardStep<T> step = step_at(s);
+      static_for<stages>([&](auto stage) ARRAYNN_LAMBDA {
+        constexpr int G = stage_gates(C, stage), width = panel_width<G>;
+        const T* state = stage == 0 ? step.h : step.hidden_n;
+        for_part(work[stage], p.batch, worker, workers, [&](int64_t block, int64_t row, int rows) ARRAYNN_LAMBDA {
+          product<T, width>(rows, p.hidden, state + row * p.hidden, p.hidden,
+                            f.panels[stage] + block * width * V * p.hidden, tile);
+          finish_rows<T, C, stage>(p, step, tile, block * panel_groups<G> * V, row, rows);
+        });
+        if (workers > 1) team_barrier();
+      });
+    }
+  });
+}
+
 template <class T, Cell C>
 void run_forward(const RnnLayer& p, const RnnForward& b, void* scratch) {
-  constexpr int V = lanes<T>, G = gate_count(C), groups = panel_groups<G>, width = panel_width<G>;
+  constexpr int G = gate_count(C);
   Pieces pieces(scratch);
   bool saving = b.gates != nullptr;
   Forward<T> f = forward_pieces<T, C>(p, saving, pieces);
@@ -96,8 +154,11 @@ void run_forward(const RnnLayer& p, const RnnForward& b, void* scratch) {
   if (C == Cell::lstm) begin_state(c_slot(start), b.c0);
 
   add_biases(p, static_cast<const T*>(b.b_ih), static_cast<const T*>(b.b_hh), f);
-  if (p.steps > 1) pack_recurrent<T, G>(p.hidden, w_hh, f.panels);
-  Steps work = steps_of<width>(p.batch, ceil_div(p.hidden, groups * V), 2 * p.batch * p.hidden * columns);
+  if (p.steps > 1)
+    static_for<stage_count(C)>([&](auto stage) {
+      pack_recurrent<T, stage_gates(C, stage)>(p.hidden, w_hh + stage_start(stage) * p.hidden * p.hidden,
+                                               f.panels[stage]);
+    });
 
   for (int64_t done = 0; done < p.steps; done += f.chunk) {
     int64_t steps = std::min(f.chunk, p.steps - done);
@@ -107,45 +168,22 @@ void run_forward(const RnnLayer& p, const RnnForward& b, void* scratch) {
             f.product);
     auto step_at = [&](int64_t s) {
       int64_t t = p.reverse ? p.steps - 1 - s : s, from = p.reverse ? t + 1 : t, to = p.reverse ? t : t + 1;
-      return ForwardStep<T>{t,
-                            gates + (saving ? t : t - first_t) * p.batch * columns,
-                            C == Cell::gru && saving ? static_cast<T*>(b.hidden_n) + t * state : nullptr,
-                            static_cast<T*>(b.output) + t * p.out_t,
-                            h_slot(from),
-                            C == Cell::lstm ? c_slot(from) : nullptr,
-                            h_slot(to),
-                            C == Cell::lstm ? c_slot(to) : nullptr,
-                            f.bias_hn};
+      ForwardStep<T> step{};
+      step.t = t;
+      step.gates = gates + (saving ? t : t - first_t) * p.batch * columns;
+      if (is_gru(C)) step.hidden_n = saving ? static_cast<T*>(b.hidden_n) + t * state : f.hidden_n;
+      step.out = static_cast<T*>(b.output) + t * p.out_t;
+      step.h = h_slot(from);
+      step.h_next = h_slot(to);
+      if (C == Cell::lstm) step.c = c_slot(from);
+      if (C == Cell::lstm) step.c_next = c_slot(to);
+      step.bias_hn = f.bias_hn;
+      return step;
     };
-    if (p.steps == 1) {
-      ForwardStep<T> s = step_at(0);
-      T* tiles = f.product;  // [N][G H], read as tiles below
-      T* rest = tiles + state * G;
-      gemm<T>({p.batch, columns, p.hidden, s.h, p.hidden, 1, w_hh, p.hidden, 1, tiles, columns, nullptr, false}, rest);
-      parallel_chunks(p.batch, 1 + 8192 / (p.hidden + 1), [&](int64_t begin, int64_t last) {
-        for (int64_t n = begin; n < last; ++n)
-          for (int64_t unit = 0; unit < p.hidden; unit += V) {
-            T tile[G * V];
-            int units = static_cast<int>(std::min<int64_t>(V, p.hidden - unit));
-            for (int g = 0; g < G; ++g)
-              store(tile + g * V, load_first(tiles + n * columns + g * p.hidden + unit, units));
-            finish_units<T, C>(p, s, tile, n, unit);
-          }
-      });
-      continue;
-    }
-    parallel_team(work.team, [&](int worker, int workers) {
-      T tile[row_block<width> * width * V];
-      for (int64_t s = done; s < done + steps; ++s) {
-        ForwardStep<T> step = step_at(s);
-        for_part(work, p.batch, worker, workers, [&](int64_t block, int64_t first, int rows) ARRAYNN_LAMBDA {
-          product<T, width>(rows, p.hidden, step.h + first * p.hidden, p.hidden,
-                            f.panels + block * width * V * p.hidden, tile);
-          finish_rows<T, C>(p, step, tile, block * groups * V, first, rows);
-        });
-        if (workers > 1) team_barrier();
-      }
-    });
+    if (p.steps == 1)
+      run_step<T, C>(p, step_at(0), w_hh, f.product);
+    else
+      run_steps<T, C>(p, f, done, done + steps, step_at);
   }
   std::memcpy(b.h_n, h_slot(end), state_bytes);
   if (C == Cell::lstm) std::memcpy(b.c_n, c_slot(end), state_bytes);

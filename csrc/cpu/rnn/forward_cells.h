@@ -10,6 +10,14 @@
 namespace arraynn::cpu::ARRAYNN_ISA {
 namespace {
 
+// A step's recurrent products, and the gates and first gate of each. A GRU whose reset gate comes first has
+// two: of h for r and z, and of r h for n.
+constexpr int stage_count(Cell cell) { return cell == Cell::gru_reset_first ? 2 : 1; }
+constexpr int stage_gates(Cell cell, int stage) {
+  return cell != Cell::gru_reset_first ? gate_count(cell) : stage == 0 ? 2 : 1;
+}
+constexpr int stage_start(int stage) { return 2 * stage; }
+
 // The arrays of one step.
 template <class T>
 struct ForwardStep {
@@ -63,6 +71,31 @@ ARRAYNN_INLINE void finish_gru(const RnnLayer& p, const ForwardStep<T>& s, const
 }
 
 template <class T, class Count>
+ARRAYNN_INLINE void finish_reset(const RnnLayer& p, const ForwardStep<T>& s, const T* tile, int64_t n, int64_t unit,
+                                 Count count) {
+  constexpr int V = lanes<T>;
+  int64_t state = n * p.hidden + unit;
+  T* gates = s.gates + n * 3 * p.hidden + unit;
+  vec<T> r = sigmoid<T>(load_count(gates, count) + load(tile));
+  store_count(gates, r, count);
+  store_count(gates + p.hidden, sigmoid<T>(load_count(gates + p.hidden, count) + load(tile + V)), count);
+  store_count(s.hidden_n + state, r * load_count(s.h + state, count), count);
+}
+
+template <class T, class Count>
+ARRAYNN_INLINE void finish_candidate(const RnnLayer& p, const ForwardStep<T>& s, const T* tile, int64_t n, int64_t unit,
+                                     Count count) {
+  int64_t state = n * p.hidden + unit;
+  T* gates = s.gates + n * 3 * p.hidden + unit;
+  vec<T> z = load_count(gates + p.hidden, count);
+  vec<T> candidate = tanh<T>(load_count(gates + 2 * p.hidden, count) + load(tile));
+  vec<T> h = fma(z, load_count(s.h + state, count) - candidate, candidate);
+  store_count(gates + 2 * p.hidden, candidate, count);
+  store_count(s.h_next + state, h, count);
+  store_count(s.out + n * p.out_n + unit, h, count);
+}
+
+template <class T, class Count>
 ARRAYNN_INLINE void finish_rnn(const RnnLayer& p, const ForwardStep<T>& s, const T* tile, int64_t n, int64_t unit,
                                Count count) {
   T* gate = s.gates + n * p.hidden + unit;
@@ -83,18 +116,26 @@ ARRAYNN_INLINE void stand_still(const RnnLayer& p, const ForwardStep<T>& s, int6
   if (p.cell == Cell::lstm && s.c != s.c_next) std::memcpy(s.c_next + state, s.c + state, bytes);
 }
 
-template <class T, Cell C>
+template <class T, Cell C, int Stage>
 ARRAYNN_INLINE void finish_units(const RnnLayer& p, const ForwardStep<T>& s, const T* tile, int64_t n, int64_t unit) {
   constexpr int V = lanes<T>;
   int64_t units = std::min<int64_t>(V, p.hidden - unit);
-  if (!is_active(p, s.t, n)) return stand_still(p, s, n, unit, units);
+  if (!is_active(p, s.t, n)) {
+    if (Stage + 1 == stage_count(C)) return stand_still(p, s, n, unit, units);
+    std::memset(s.hidden_n + n * p.hidden + unit, 0, static_cast<size_t>(units) * sizeof(T));
+    return;
+  }
   auto finish = [&](auto count) ARRAYNN_LAMBDA {
     if constexpr (C == Cell::lstm)
       finish_lstm(p, s, tile, n, unit, count);
     else if constexpr (C == Cell::gru)
       finish_gru(p, s, tile, n, unit, count);
-    else
+    else if constexpr (C == Cell::rnn)
       finish_rnn(p, s, tile, n, unit, count);
+    else if constexpr (Stage == 0)
+      finish_reset(p, s, tile, n, unit, count);
+    else
+      finish_candidate(p, s, tile, n, unit, count);
   };
   if (units == V)
     finish(std::integral_constant<int, V>{});
@@ -103,14 +144,14 @@ ARRAYNN_INLINE void finish_units(const RnnLayer& p, const ForwardStep<T>& s, con
 }
 
 // The rows of a tile, whose panel has one or more groups of V units.
-template <class T, Cell C>
+template <class T, Cell C, int Stage>
 ARRAYNN_INLINE void finish_rows(const RnnLayer& p, const ForwardStep<T>& s, const T* tile, int64_t first_unit,
                                 int64_t first, int rows) {
-  constexpr int V = lanes<T>, G = gate_count(C);
+  constexpr int V = lanes<T>, G = stage_gates(C, Stage);
   for (int r = 0; r < rows; ++r, tile += panel_width<G> * V)
     for (int v = 0; v < panel_groups<G>; ++v) {
       int64_t unit = first_unit + v * V;
-      if (v == 0 || unit < p.hidden) finish_units<T, C>(p, s, tile + v * G * V, first + r, unit);
+      if (v == 0 || unit < p.hidden) finish_units<T, C, Stage>(p, s, tile + v * G * V, first + r, unit);
     }
 }
 

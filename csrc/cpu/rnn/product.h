@@ -10,12 +10,12 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 namespace {
 
 #if defined(ARRAYNN_ISA_avx512) || defined(__aarch64__)
-template <int G>
-constexpr int row_block = 24 / G;  // rows whose accumulators fill 24 of 32 registers
+constexpr int tile_vectors = 24;  // accumulators, of 32 registers
 #else
-template <int G>
-constexpr int row_block = 12 / G;
+constexpr int tile_vectors = 12;
 #endif
+template <int G>
+constexpr int row_block = tile_vectors / G;
 
 // Of a forward panel: how many groups of V hidden units it has, and its width in vectors.
 template <int G>
@@ -102,6 +102,7 @@ void with_cell(Cell cell, const F& f) {
   switch (cell) {
     case Cell::lstm: return f(std::integral_constant<Cell, Cell::lstm>{});
     case Cell::gru: return f(std::integral_constant<Cell, Cell::gru>{});
+    case Cell::gru_reset_first: return f(std::integral_constant<Cell, Cell::gru_reset_first>{});
     case Cell::rnn:
     case Cell::rnn_relu: return f(std::integral_constant<Cell, Cell::rnn>{});
   }

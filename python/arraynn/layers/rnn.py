@@ -128,11 +128,49 @@ class GRU(_Recurrent):
 
     ``output, h_n = layer(x, hx=None, lengths=None)``. `backward` takes ``(doutput, dh_n)``, either
     of them None, and returns ``dx``, or ``(dx, dh_0)`` if the call was given `hx`. Parameters and
-    attributes as in `LSTM`, with the gates in the order r, z, n.
+    attributes as in `LSTM`, with the gates in the order r, z, n, and besides
+
+    Parameters
+    ----------
+    reset_after : bool, keyword-only, default True
+        Whether the reset gate is behind the product with the state, as in ``torch.nn.GRU``, or before it.
     """
 
     op = staticmethod(gru)
     gates = 3
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        reset_after: bool = True,
+        rng: Seed = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            rng=rng,
+            dtype=dtype,
+        )
+        self.reset_after = reset_after
+
+    def _options(self) -> dict[str, Any]:
+        return {"reset_after": self.reset_after}
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
 
 class RNN(_Recurrent):
@@ -286,11 +324,31 @@ class LSTMCell(_Cell):
 class GRUCell(_Cell):
     """One step of a GRU, `arraynn.gru_cell`: ``h = cell(x, hx=None)``, with ``hx = h``.
 
-    As `LSTMCell`, with the gates in the order r, z, n; `backward` returns ``(dx, dh)``.
+    As `LSTMCell`, with the gates in the order r, z, n and `reset_after` as in `GRU`; `backward` returns
+    ``(dx, dh)``.
     """
 
     op = staticmethod(gru_cell)
     gates = 3
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        reset_after: bool = True,
+        rng: Seed = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, rng=rng, dtype=dtype)
+        self.reset_after = reset_after
+
+    def _options(self) -> dict[str, Any]:
+        return {"reset_after": self.reset_after}
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
 
 class RNNCell(_Cell):

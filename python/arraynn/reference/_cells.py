@@ -61,6 +61,32 @@ def _gru_step(x: Array, state: State, weights: Weights) -> tuple[State, StepPull
     return ((1 - z) * n + z * h,), pull
 
 
+def _gru_reset_first_step(x: Array, state: State, weights: Weights) -> tuple[State, StepPull]:
+    (h,) = state
+    w_ih, w_hh, b_ih, b_hh = weights
+    hidden = h.shape[-1]
+    xr, xz, xn = np.split(x @ w_ih.T + b_ih, 3, axis=-1)
+    hr, hz = np.split(h @ w_hh[: 2 * hidden].T + b_hh[: 2 * hidden], 2, axis=-1)
+    r, z = _sigmoid(xr + hr), _sigmoid(xz + hz)
+    n = np.tanh(xn + (r * h) @ w_hh[2 * hidden :].T + b_hh[2 * hidden :])
+
+    def pull(dstate: State) -> tuple[Array, State, Weights]:
+        (dh,) = dstate
+        dn = dh * (1 - z) * (1 - n**2)
+        dz = dh * (h - n) * z * (1 - z)
+        drh = dn @ w_hh[2 * hidden :]
+        dr = drh * h * r * (1 - r)
+        da, through = np.concatenate([dr, dz, dn], axis=-1), dh * z + drh * r
+        # r and z's part of the products is _products'; n's part saw r h
+        gates = np.concatenate([dr, dz, np.zeros_like(dn)], axis=-1)
+        _, dstates, (_, dw_hh, _, _) = _products(gates, gates, x, h, w_ih, w_hh, (through,), ())
+        rows = np.atleast_2d(da)
+        dw_hh[2 * hidden :] = np.atleast_2d(dn).T @ np.atleast_2d(r * h)
+        return da @ w_ih, dstates, (rows.T @ np.atleast_2d(x), dw_hh, rows.sum(0), rows.sum(0))
+
+    return ((1 - z) * n + z * h,), pull
+
+
 def _rnn_step(x: Array, state: State, weights: Weights) -> tuple[State, StepPull]:
     (h,) = state
     w_ih, w_hh, b_ih, b_hh = weights
@@ -99,7 +125,7 @@ def _products(
 
 
 LSTM = Cell(4, 2, _lstm_step)
-GRU = Cell(3, 1, _gru_step)
+GRU = {True: Cell(3, 1, _gru_step), False: Cell(3, 1, _gru_reset_first_step)}  # by reset_after
 RNN = {"tanh": Cell(1, 1, _rnn_step), "relu": Cell(1, 1, _rnn_relu_step)}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from .._vjp import defvjp
 from ._cells import GRU, LSTM, RNN, Cell, weights_of
 from ._common import Array, deliver, rounded, wide
@@ -40,18 +42,27 @@ def gru_cell(
     b_ih: Array | None = None,
     b_hh: Array | None = None,
     *,
+    reset_after: bool = True,
     out: Array | None = None,
 ) -> Array:
-    """One step of a GRU (Cho et al. 2014, with the reset after the product; torch.nn.GRUCell).
+    """One step of a GRU (Cho et al. 2014; by default with the reset after the product, as torch.nn.GRUCell).
 
     r = sigmoid(W_ir x + b_ir + W_hr h + b_hr);  z = sigmoid(W_iz x + b_iz + W_hz h + b_hz);
-    n = tanh(W_in x + b_in + r * (W_hn h + b_hn));  h' = (1 - z) * n + z * h.
+    n = tanh(W_in x + b_in + r * (W_hn h + b_hn));  h' = (1 - z) * n + z * h;
+    or, with the reset before the product, n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
 
     Input (N, I), hx (N, H), w_ih (3H, I), w_hh (3H, H), biases (3H,); or without N.
     """
-    dtype = check_cell("gru_cell", GRU, input, hx, w_ih, w_hh, b_ih, b_hh)
-    (h,), _ = GRU.step(wide(input), (wide(hx),), weights_of(w_ih, w_hh, b_ih, b_hh))
+    cell = _gru("gru_cell", reset_after)
+    dtype = check_cell("gru_cell", cell, input, hx, w_ih, w_hh, b_ih, b_hh)
+    (h,), _ = cell.step(wide(input), (wide(hx),), weights_of(w_ih, w_hh, b_ih, b_hh))
     return deliver("gru_cell", h, dtype, out, input, hx, w_ih, w_hh, b_ih, b_hh)
+
+
+def _gru(op: str, reset_after: bool) -> Cell:
+    if not isinstance(reset_after, bool | np.bool_):
+        raise TypeError(f"{op}: reset_after must be True or False, got {reset_after!r}")
+    return GRU[bool(reset_after)]
 
 
 def rnn_cell(
@@ -136,11 +147,12 @@ def gru(
     training: bool = False,
     lengths: Array | None = None,
     rng: Rng = None,
+    reset_after: bool = True,
 ) -> tuple[Array, Array]:
     """`gru_cell` along sequences, in layers and directions (torch.nn.GRU); as `lstm`, with one state."""
     output, finals, _ = layers(
         "gru",
-        GRU,
+        _gru("gru", reset_after),
         input,
         hx,
         params,
@@ -223,7 +235,7 @@ def _cellvjp(op: Callable[..., Any], choose: Callable[..., Cell]) -> None:
 
 
 _cellvjp(lstm_cell, lambda: LSTM)
-_cellvjp(gru_cell, lambda: GRU)
+_cellvjp(gru_cell, lambda reset_after=True: _gru("gru_cell", reset_after))
 _cellvjp(rnn_cell, lambda nonlinearity="tanh": _rnn("rnn_cell", nonlinearity))
 
 
@@ -280,5 +292,5 @@ def _layervjp(op: Callable[..., Any], choose: Callable[..., Cell]) -> None:
 
 
 _layervjp(lstm, lambda: LSTM)
-_layervjp(gru, lambda: GRU)
+_layervjp(gru, lambda reset_after=True: _gru("gru", reset_after))
 _layervjp(rnn, lambda nonlinearity="tanh": _rnn("rnn", nonlinearity))
