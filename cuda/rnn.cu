@@ -169,6 +169,14 @@ class Layer {
     else
       fill_zero(p_.place, to, bytes);
   }
+  Marks marks() const { return {p_.lengths, p_.reset, p_.reset_t, p_.reset_n}; }
+  // Where the layer's first step resets it.
+  void clear_reset(T* state) const {
+    if (!p_.reset || p_.steps == 0 || states_ == 0) return;
+    RowBlocks r(p_.batch, p_.hidden);
+    launch(clear_reset_kernel<T>, r.grid(), r.threads, 0, p_.place, marks(), p_.reverse ? p_.steps - 1 : 0, state,
+           p_.hidden, r);
+  }
   // The plan of all steps in one launch. One step by itself has nothing to keep weights for.
   Plan plan(bool backward, const T* w_hh) const {
     if (sizeof(T) == 8 || p_.steps < 2 || reset_first) return {};
@@ -232,6 +240,7 @@ void Layer<cell, T>::forward(const RnnForward& b, void* scratch) const {
   bool in_place = !saving || p_.steps == 0;
   if (saving) begin_state(h + start * states_, b.h0);
   if (in_place) begin_state(h_n, b.h0);
+  clear_reset(saving ? h + start * states_ : h_n);
   if (cell == Cell::lstm && saving) begin_state(c + start * states_, b.c0);
   if (cell == Cell::lstm && in_place) begin_state(c_n, b.c0);
   if (states_ == 0) return;
@@ -241,13 +250,12 @@ void Layer<cell, T>::forward(const RnnForward& b, void* scratch) const {
     int64_t end = std::min(p_.steps, s + some), t = p_.reverse ? p_.steps - end : s;  // the earliest in time
     T* gates_at = saving ? static_cast<T*>(b.gates) + t * p_.batch * columns_ : f.gates;
     gemm(input_product(end - s, x + t * p_.batch * p_.input_size, w_ih, gates_at), f.product);
-    Forward<T> a{};
+    Forward<T> a{marks()};
     a.steps = p_.steps;
     a.batch = p_.batch;
     a.hidden = p_.hidden;
     a.out_t = p_.out_t;
     a.out_n = p_.out_n;
-    a.lengths = p_.lengths;
     a.reverse = p_.reverse;
     a.tf32 = p_.place.tf32;
     a.relu = p_.cell == Cell::rnn_relu;
@@ -338,13 +346,12 @@ void Layer<cell, T>::backward(const RnnBackward& b, void* scratch) const {
   begin_state(carry, b.d_h_n);
   if (cell == Cell::lstm) begin_state(dc, b.d_c_n);
   if (states_ > 0 && p_.steps > 0) {
-    Backward<T> a{};
+    Backward<T> a{marks()};
     a.steps = p_.steps;
     a.batch = p_.batch;
     a.hidden = p_.hidden;
     a.out_t = p_.out_t;
     a.out_n = p_.out_n;
-    a.lengths = p_.lengths;
     a.reverse = p_.reverse;
     a.tf32 = p_.place.tf32;
     a.relu = p_.cell == Cell::rnn_relu;
@@ -360,6 +367,8 @@ void Layer<cell, T>::backward(const RnnBackward& b, void* scratch) const {
     a.carry = carry;
     a.dc = dc;
     backward_steps(a, plan(true, w_hh), w);
+    clear_reset(carry);
+    if (cell == Cell::lstm) clear_reset(dc);
   }
   weight_gradients(b, w);
   bias_gradients(b, w);

@@ -353,6 +353,32 @@ def test_layers_with_lengths_are_each_sequence_alone(mode: str) -> None:
         np.testing.assert_array_equal(d[:, 1], dlast[:, 1])
 
 
+@pytest.mark.parametrize("mode", OWN_MODES)
+@pytest.mark.parametrize("both", [False, True])
+def test_layers_with_resets(mode: str, both: bool) -> None:
+    """Against steps by hand, whose state is cleared; and gradients against differences."""
+    (op, form), runs = layer_op(mode), 1 + both
+    params = weights(OWN_MODES[mode], 5, 4, 1, runs, True)
+    x, h, c = rand(6, 4, 5), rand(runs, 4, 4, seed=1), rand(runs, 4, 4, seed=2)
+    lengths = np.array([6, 4, 0, 5])
+    reset = np.random.default_rng(3).random((6, 4)) < 0.4
+    hx = (h, c) if mode == "lstm" else h
+    options = dict(bidirectional=both, lengths=lengths, reset=reset, **form)
+    y, last = op(x, hx, params, **options)
+    check_gradient(op, x, hx, params, **options)
+    cell = getattr(ref, f"{op.__name__}_cell")
+    for d in range(runs):
+        for n, length in enumerate(lengths):
+            state = [s[d, n] for s in flat(hx)]
+            for t in range(length)[:: -1 if d else 1]:
+                state = [0 * s if reset[t, n] else s for s in state]
+                given = tuple(state) if mode == "lstm" else state[0]
+                state = flat(cell(x[t, n], given, *params[4 * d : 4 * d + 4], **form))
+                assert_close(y[t, n, 4 * d : 4 * d + 4], state[0], terms=8)
+            for a, b in zip(flat(last), state, strict=True):
+                assert_close(a[d, n], b, terms=8)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_layers_over_no_steps(mode: str) -> None:
     params = weights(MODES[mode], 5, 4, 2, 1, True)

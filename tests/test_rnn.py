@@ -9,6 +9,7 @@ import pytest
 import torch
 from checks import (
     assert_nested_close,
+    assert_same_bits,
     check_bad,
     check_op,
     check_out,
@@ -198,6 +199,14 @@ def test_saturated_gates(name: str, dtype: Any) -> None:
 # -- layers -----------------------------------------------------------------------------------
 
 
+def resets(draw: st.DrawFn, shape: tuple[int, ...]) -> Any:
+    """Draw where states are reset: never, here and there, always; as booleans or integers, of any strides."""
+    rng, rate = np.random.default_rng(draw(seeds)), draw(st.sampled_from([0.0, 0.3, 1.0]))
+    marks = (rng.random(shape) < rate) * rng.integers(-3, 4, shape)
+    dtype = draw(st.sampled_from([np.bool_, np.int8, np.int64, np.uint16]))
+    return lay(marks.astype(dtype), draw(st.sampled_from(["c", "fortran", "reversed", "strided"])), 0)
+
+
 @st.composite
 def sequences(draw: st.DrawFn, name: str) -> tuple[Any, Any, Any, dict[str, Any]]:
     dtype, inputs, hidden = (
@@ -224,6 +233,8 @@ def sequences(draw: st.DrawFn, name: str) -> tuple[Any, Any, Any, dict[str, Any]
             draw(st.sampled_from([np.int64, np.int32, np.uint8]))
         )
         options["lengths"] = lengths
+    if draw(st.booleans()):
+        options["reset"] = resets(draw, shape[:-1])
     if draw(st.booleans()):
         options.update(
             dropout=draw(st.sampled_from([0.0, 0.4, 1.0])),
@@ -259,8 +270,18 @@ def test_gru(case: Any, form: Any) -> None:
 )
 def test_sizes(name: str, form: Any, steps: int, batch: int, inputs: int, hidden: int, dtype: Any) -> None:
     params = weights(name, inputs, hidden, dtype, 2, 1)
-    hx = states(name, (2, batch, hidden), dtype)
-    check_layers(name, values((steps, batch, inputs), dtype, 1), hx, params, num_layers=2, **form)
+    hx, x = states(name, (2, batch, hidden), dtype), values((steps, batch, inputs), dtype, 1)
+    check_layers(name, x, hx, params, num_layers=2, **form)
+
+
+@pytest.mark.parametrize(("name", "form"), LAYER_FORMS)
+@pytest.mark.parametrize(("steps", "batch", "hidden"), [(12, 3, 20), (5, 33, 64), (2, 2, 129), (9, 1, 1)])
+def test_sizes_with_lengths_and_resets(name: str, form: Any, steps: int, batch: int, hidden: int) -> None:
+    rng = np.random.default_rng(steps)
+    lengths, reset = rng.integers(0, steps + 1, batch), rng.random((steps, batch)) < 0.3
+    params, hx = weights(name, 5, hidden, np.float32, 2, 2), states(name, (4, batch, hidden), np.float32)
+    options = dict(num_layers=2, bidirectional=True, lengths=lengths, reset=reset, **form)
+    check_layers(name, values((steps, batch, 5), np.float32, 1), hx, params, **options)
 
 
 @pytest.mark.parametrize(("name", "form"), LAYER_FORMS)
@@ -290,6 +311,69 @@ def test_lengths_in_any_order(name: str, form: Any, both: bool) -> None:
         np.testing.assert_array_equal(final[:, 1], initial[:, 1])
         np.testing.assert_array_equal(d[:, 1], given_d[:, 1])
     assert all(np.isfinite(d).all() for d in dparams)
+
+
+@pytest.mark.parametrize(("name", "form"), LAYER_FORMS)
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_reset_begins_another_sequence(name: str, form: Any, both: bool, first: bool) -> None:
+    """Both directions of one layer, cut at a reset, are those of the pieces; nothing flows across."""
+    params, steps, at = weights(name, 5, 9, np.float64, 1, 1 + both), 7, 3
+    x, hx = values((steps, 2, 5), np.float64, 1), states(name, (1 + both, 2, 9), np.float64)
+    reset = np.zeros((steps, 2), bool)
+    reset[at, 1] = True
+    op, options = getattr(ann, name), dict(bidirectional=both, **form)
+
+    def piece(cut: slice) -> Any:
+        return op(x[cut, 1:], None, params, **options)[0][:, 0]
+
+    laid = lambda a: a.swapaxes(0, 1) if first else a  # noqa: E731
+    (y, _), pullback = ann.vjp(op, laid(x), hx, params, reset=laid(reset), batch_first=first, **options)
+    y = laid(y)
+    untouched, _ = op(x, hx, params, **options)
+    assert_same_bits(y[:, 0], untouched[:, 0], "a sequence without a reset")
+    # Forward, the step that is reset begins a piece; in reverse it is the step after it that ends one.
+    assert_close(y[at:, 1, :9], piece(slice(at, steps))[:, :9], terms=60)
+    np.testing.assert_array_equal(y[:at, 1, :9], untouched[:at, 1, :9])
+    if both:
+        assert_close(y[: at + 1, 1, 9:], piece(slice(0, at + 1))[:, 9:], terms=60)
+        np.testing.assert_array_equal(y[at + 1 :, 1, 9:], untouched[at + 1 :, 1, 9:])
+    dy = np.zeros_like(y)
+    dy[at:, 1, :9] = 1  # behind the reset, forward
+    dx, dhx, _ = pullback((laid(dy), None))
+    assert not laid(dx)[:at, 1].any()
+    assert laid(dx)[at:, 1].any()
+    assert not any(d[0, 1].any() for d in leaves(dhx))
+    dy[...] = 0
+    dy[: at + 1, 1, 9:] = 1  # behind it, in reverse
+    dx, dhx, _ = pullback((laid(dy), None))
+    assert not laid(dx)[at + 1 :, 1].any()
+    assert not any(d[1:, 1].any() for d in leaves(dhx))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_reset_past_the_end_does_nothing(name: str) -> None:
+    params, x = weights(name, 5, 4, np.float64, 1, 2), values((6, 3, 5), np.float64, 1)
+    hx, lengths = states(name, (2, 3, 4), np.float64), np.array([6, 2, 0])
+    options = dict(bidirectional=True, lengths=lengths)
+    reset = np.arange(6)[:, None] >= lengths
+    op = getattr(ann, name)
+    plain, marked = (ann.vjp(op, x, hx, params, reset=r, **options) for r in (None, reset))
+    assert_same_bits(marked[0], plain[0])
+    assert_same_bits(marked[1](cotangent_of(plain[0])), plain[1](cotangent_of(plain[0])))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_state_that_is_cleared_may_be_anything(name: str) -> None:
+    """NaN in the initial state does not pass a reset before the first step, nor into a gradient."""
+    params, x = weights(name, 5, 4, np.float64), values((3, 2, 5), np.float64, 1)
+    nan, zero = np.full((1, 2, 4), np.nan), np.zeros((1, 2, 4))
+    reset = np.array([[1, 1], [0, 0], [0, 1]])
+    op = getattr(ann, name)
+    given = [(s, s) if name == "lstm" else s for s in (nan, zero)]
+    (out, pullback), (expected, right) = (ann.vjp(op, x, hx, params, reset=reset) for hx in given)
+    assert_same_bits(out, expected)
+    assert_same_bits(pullback(cotangent_of(out)), right(cotangent_of(out)))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -399,7 +483,8 @@ def test_same_bits_for_any_number_of_threads(name: str, form: Any, both: bool) -
         lengths = np.arange(batch) % 10
         options = dict(num_layers=2, bidirectional=both, **form)
         check_threads(name, x, hx, params, **options)
-        check_threads(name, x, hx, params, lengths=lengths, **options)
+        reset = np.arange(9)[:, None] % (2 + np.arange(batch)) == 1
+        check_threads(name, x, hx, params, lengths=lengths, reset=reset, **options)
 
 
 @pytest.mark.cpu_only
@@ -524,6 +609,20 @@ def test_bad_layers(name: str) -> None:
     ):
         bad(error, "lengths", x, hx, params, lengths=lengths)
     bad(ValueError, "lengths", x[:, 0], None, params, lengths=np.array([6]))
+    marks = np.zeros((6, 3), bool)
+    for wrong, error in (
+        (marks.T, ValueError),
+        (marks[:5], ValueError),
+        (marks[:, 0], ValueError),
+        (marks[..., None], ValueError),
+        (marks.astype(np.float32), TypeError),
+        (marks.astype(complex), TypeError),
+        (marks.tolist(), TypeError),
+        (1, TypeError),
+    ):
+        bad(error, "reset", x, hx, params, reset=wrong)
+    bad(ValueError, "reset", x.swapaxes(0, 1), hx, params, reset=marks, batch_first=True)
+    bad(ValueError, "reset", x[:, 0], None, params, reset=marks[:, :1])
     one = hx[0] if name == "lstm" else hx
     for wrong in (one[:3], one[:, :2], one[..., :3], one[0], one.swapaxes(0, 1)):
         bad(ValueError, "hx", x, (wrong, one) if name == "lstm" else wrong, params)

@@ -50,7 +50,7 @@ __device__ __forceinline__ void finish_candidate(const Forward<T>& a, int64_t n,
 template <class T>
 __device__ __forceinline__ void finish_candidate_back(const Backward<T>& a, int64_t s, int64_t n, int64_t unit) {
   int64_t t = a.time(s), at = n * a.hidden + unit, states = a.batch * a.hidden;
-  T d[3] = {0, 0, 0}, carry = a.carry[at];
+  T d[3] = {0, 0, 0}, carry = a.cut(s, n) ? T(0) : a.carry[at];
   if (a.active(t, n)) {
     const T* gates = a.gates + (t * a.batch + n) * 3 * a.hidden + unit;
     T z = gates[a.hidden], candidate = gates[2 * a.hidden], dh = carry + a.d_output[t * a.out_t + n * a.out_n + unit];

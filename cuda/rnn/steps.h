@@ -45,4 +45,12 @@ __global__ void backward_step_kernel(Backward<T> a, int64_t s, RowBlocks r) {
   });
 }
 
+// Clears a state where step t resets it.
+template <class T>
+__global__ void clear_reset_kernel(Marks marks, int64_t t, T* state, int64_t columns, RowBlocks r) {
+  each_of_rows(r.per_row, r.blocks, columns, [&](int64_t n, int64_t unit) {
+    if (marks.reset(t, n)) state[n * columns + unit] = 0;
+  });
+}
+
 }  // namespace arraynn::cuda::rnn

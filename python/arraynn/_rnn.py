@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _core
-from ._common import Array, flag, generator, gradient_like, integer, ndim, rng_key
+from ._common import Array, as_flags, flag, generator, gradient_like, integer, ndim, rng_key
 from ._vjp import defvjp
 
 State: TypeAlias = tuple[Array, Array]
@@ -68,7 +68,7 @@ class Call:
         training: bool,
         lengths: Array | None,
         rng: Any,
-        *,
+        reset: Array | None,
         other: bool = False,
     ) -> None:
         if isinstance(params, np.ndarray) or not isinstance(params, Sequence):
@@ -89,7 +89,8 @@ class Call:
         self.swap = batch_first and ndim(input) == 3
         self.input = input.swapaxes(0, 1) if self.swap else input
         self.params = list(params)
-        self.options = (other, layers, both, batch_first, lengths, rate, keys)
+        marks = None if reset is None else as_flags(reset)
+        self.options = (other, layers, both, batch_first, lengths, marks, rate, keys)
 
 
 # ---- rules ----------------------------------------------------------------------------------------
@@ -189,6 +190,7 @@ def define_layer_vjp(op: Callable[..., Any], form: Form, *, pair: bool = False) 
         training: bool = False,
         lengths: Array | None = None,
         rng: Any = None,
+        reset: Array | None = None,
         **options: Any,
     ) -> tuple[Any, Pull]:
         h, c = states(name, hx) if pair else (hx, None)
@@ -203,7 +205,8 @@ def define_layer_vjp(op: Callable[..., Any], form: Form, *, pair: bool = False) 
             training,
             lengths,
             rng,
-            other=form(**options),
+            reset,
+            form(**options),
         )
         output, h_n, c_n, saved = forward(call.input, h, c, call.params, *call.options, True)
 

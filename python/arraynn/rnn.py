@@ -116,8 +116,8 @@ def gru_cell(
     h and x joined, ``W [h, x]``, `w_hh` is its first H columns and `w_ih` the others, the gates'
     matrices stacked in the order r, z, n.
     """
-    params, other = (w_ih, w_hh, b_ih, b_hh), is_reset_first("gru_cell", reset_after)
-    h: Array = _core.gru_cell(input, required("gru_cell", hx), params, other, False, out)
+    other = reset_after is not True and is_reset_first("gru_cell", reset_after)
+    h: Array = _core.gru_cell(input, required("gru_cell", hx), (w_ih, w_hh, b_ih, b_hh), other, False, out)
     return h
 
 
@@ -183,6 +183,7 @@ def lstm(
     training: bool = False,
     lengths: Array | None = None,
     rng: Any = None,
+    reset: Array | None = None,
 ) -> tuple[Array, State]:
     """Run an LSTM over sequences (see `lstm_cell` for the step).
 
@@ -206,6 +207,10 @@ def lstm(
         the final state is that at its end; the reverse direction starts there.
     rng : numpy.random.Generator, int or None
         For the dropout masks.
+    reset : bool or integer array of shape (T, N), (N, T) with `batch_first`, or (T,), optional
+        Where it is true, or not zero, the states h and c of a sequence are zero before that step, as where
+        another sequence begins; no gradient flows through. Each direction counts steps its own way: the
+        reverse one has step t + 1 before step t. Past a sequence's end nothing is reset.
 
     Returns
     -------
@@ -220,7 +225,17 @@ def lstm(
     """
     h, c = states("lstm", hx)
     call = Call(
-        "lstm", input, params, num_layers, bidirectional, batch_first, dropout, training, lengths, rng
+        "lstm",
+        input,
+        params,
+        num_layers,
+        bidirectional,
+        batch_first,
+        dropout,
+        training,
+        lengths,
+        rng,
+        reset,
     )
     output, h_n, c_n, _ = _core.lstm(call.input, h, c, call.params, *call.options, False)
     return output, (h_n, c_n)
@@ -239,6 +254,7 @@ def gru(
     lengths: Array | None = None,
     rng: Any = None,
     reset_after: bool = True,
+    reset: Array | None = None,
 ) -> tuple[Array, Array]:
     """Run a GRU over sequences (see `gru_cell` for the step).
 
@@ -264,6 +280,10 @@ def gru(
         For the dropout masks.
     reset_after : bool, default True
         Whether the reset gate is behind the product with the state or before it.
+    reset : bool or integer array of shape (T, N), (N, T) with `batch_first`, or (T,), optional
+        Where it is true, or not zero, the state of a sequence is zero before that step, as where
+        another sequence begins; no gradient flows through. Each direction counts steps its own way: the
+        reverse one has step t + 1 before step t. Past a sequence's end nothing is reset.
 
     Returns
     -------
@@ -287,7 +307,8 @@ def gru(
         training,
         lengths,
         rng,
-        other=is_reset_first("gru", reset_after),
+        reset,
+        reset_after is not True and is_reset_first("gru", reset_after),
     )
     output, h_n, _, _ = _core.gru(call.input, hx, None, call.params, *call.options, False)
     return output, h_n
@@ -306,6 +327,7 @@ def rnn(
     lengths: Array | None = None,
     rng: Any = None,
     nonlinearity: str = "tanh",
+    reset: Array | None = None,
 ) -> tuple[Array, Array]:
     """Run a plain recurrent network over sequences (see `rnn_cell` for the step).
 
@@ -330,6 +352,10 @@ def rnn(
     rng : numpy.random.Generator, int or None
         For the dropout masks.
     nonlinearity : {'tanh', 'relu'}, default 'tanh'
+    reset : bool or integer array of shape (T, N), (N, T) with `batch_first`, or (T,), optional
+        Where it is true, or not zero, the state of a sequence is zero before that step, as where
+        another sequence begins; no gradient flows through. Each direction counts steps its own way: the
+        reverse one has step t + 1 before step t. Past a sequence's end nothing is reset.
 
     Returns
     -------
@@ -353,7 +379,8 @@ def rnn(
         training,
         lengths,
         rng,
-        other=is_relu("rnn", nonlinearity),
+        reset,
+        is_relu("rnn", nonlinearity),
     )
     output, h_n, _, _ = _core.rnn(call.input, hx, None, call.params, *call.options, False)
     return output, h_n

@@ -103,13 +103,23 @@ void input_gradient(const RnnLayer& p, const RnnBackward& b, const Backward<T>& 
   add(0, hidden, w_ih + 2 * hidden * p.input_size, true);
 }
 
+// Lets nothing flow from the later step, which cleared the state.
+template <class T>
+void cut_row(const RnnLayer& p, const BackwardStep<T>& s, T* product, int64_t n, int64_t first_unit) {
+  int64_t units = std::min<int64_t>(width * lanes<T>, p.hidden - first_unit), at = n * p.hidden + first_unit;
+  std::fill_n(product, width * lanes<T>, T(0));
+  std::fill_n(s.carry + at, units, T(0));
+  if (p.cell == Cell::lstm) std::fill_n(s.dc + at, units, T(0));
+}
+
 template <class T, Cell C, int Stage>
-ARRAYNN_INLINE void finish_rows(const RnnLayer& p, const BackwardStep<T>& s, const T* tile, int64_t first_unit,
-                                int64_t first, int rows) {
+ARRAYNN_INLINE void finish_rows(const RnnLayer& p, const BackwardStep<T>& s, T* tile, int64_t first_unit, int64_t first,
+                                int rows) {
   constexpr int V = lanes<T>;
   for (int r = 0; r < rows; ++r, tile += width * V) {
     int64_t n = first + r;
     bool active = is_active(p, s.t, n);
+    if (Stage == 0 && is_reset_next(p, s.t, n)) cut_row(p, s, tile, n, first_unit);
     for (int v = 0; v < width && first_unit + v * V < p.hidden; ++v)
       finish_units<T, C, Stage>(p, s, tile + v * V, n, first_unit + v * V, active);
   }
@@ -186,6 +196,8 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
              nullptr, true},
             w.product);
   }
+  clear_reset_rows(p, carry);
+  if (C == Cell::lstm) clear_reset_rows(p, dc);
   weight_gradients<T, C>(p, b, w);
   if (b.d_input) input_gradient<T, C>(p, b, w);
 }

@@ -37,7 +37,8 @@ ARRAYNN_INLINE void finish_lstm(const RnnLayer& p, const BackwardStep<T>& s, int
   dh += load_count(s.carry + state, count) + load_count(s.d_out + n * p.out_n + unit, count);
   vec<T> dc = fma(dh * o, T(1) - tc * tc, load_count(s.dc + state, count));
   store_count(d, dc * g * i * (T(1) - i), count);
-  store_count(d + p.hidden, dc * load_count(s.c + state, count) * f * (T(1) - f), count);
+  vec<T> c = is_reset(p, s.t, n) ? vec<T>{} : load_count(s.c + state, count);
+  store_count(d + p.hidden, dc * c * f * (T(1) - f), count);
   store_count(d + 2 * p.hidden, dc * i * (T(1) - g * g), count);
   store_count(d + 3 * p.hidden, dh * tc * o * (T(1) - o), count);
   store_count(s.dc + state, dc * f, count);

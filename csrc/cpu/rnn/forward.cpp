@@ -151,6 +151,7 @@ void run_forward(const RnnLayer& p, const RnnForward& b, void* scratch) {
       std::memset(to, 0, state_bytes);
   };
   begin_state(h_slot(start), b.h0);
+  clear_reset_rows(p, h_slot(start));
   if (C == Cell::lstm) begin_state(c_slot(start), b.c0);
 
   add_biases(p, static_cast<const T*>(b.b_ih), static_cast<const T*>(b.b_hh), f);

@@ -38,7 +38,8 @@ ARRAYNN_INLINE void finish_lstm(const RnnLayer& p, const ForwardStep<T>& s, cons
   vec<T> f = sigmoid<T>(load_count(gates + p.hidden, count) + load(tile + V));
   vec<T> g = tanh<T>(load_count(gates + 2 * p.hidden, count) + load(tile + 2 * V));
   vec<T> o = sigmoid<T>(load_count(gates + 3 * p.hidden, count) + load(tile + 3 * V));
-  vec<T> next = fma(f, load_count(s.c + state, count), i * g);
+  vec<T> c = is_reset(p, s.t, n) ? vec<T>{} : load_count(s.c + state, count);
+  vec<T> next = fma(f, c, i * g);
   vec<T> h = o * tanh<T>(next);
   store_count(gates, i, count);
   store_count(gates + p.hidden, f, count);
@@ -120,11 +121,8 @@ template <class T, Cell C, int Stage>
 ARRAYNN_INLINE void finish_units(const RnnLayer& p, const ForwardStep<T>& s, const T* tile, int64_t n, int64_t unit) {
   constexpr int V = lanes<T>;
   int64_t units = std::min<int64_t>(V, p.hidden - unit);
-  if (!is_active(p, s.t, n)) {
-    if (Stage + 1 == stage_count(C)) return stand_still(p, s, n, unit, units);
-    std::memset(s.hidden_n + n * p.hidden + unit, 0, static_cast<size_t>(units) * sizeof(T));
-    return;
-  }
+  constexpr bool last = Stage + 1 == stage_count(C);
+  size_t bytes = static_cast<size_t>(units) * sizeof(T);
   auto finish = [&](auto count) ARRAYNN_LAMBDA {
     if constexpr (C == Cell::lstm)
       finish_lstm(p, s, tile, n, unit, count);
@@ -137,10 +135,17 @@ ARRAYNN_INLINE void finish_units(const RnnLayer& p, const ForwardStep<T>& s, con
     else
       finish_candidate(p, s, tile, n, unit, count);
   };
-  if (units == V)
+  if (!is_active(p, s.t, n)) {
+    if (last)
+      stand_still(p, s, n, unit, units);
+    else
+      std::memset(s.hidden_n + n * p.hidden + unit, 0, bytes);
+  } else if (units == V) {
     finish(std::integral_constant<int, V>{});
-  else
+  } else {
     finish(static_cast<int>(units));
+  }
+  if (last && is_reset_next(p, s.t, n)) std::memset(s.h_next + n * p.hidden + unit, 0, bytes);
 }
 
 // The rows of a tile, whose panel has one or more groups of V units.

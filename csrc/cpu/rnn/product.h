@@ -109,6 +109,23 @@ void with_cell(Cell cell, const F& f) {
 }
 
 inline bool is_active(const RnnLayer& p, int64_t t, int64_t n) { return !p.lengths || t < p.lengths[n]; }
+// Whether the state is cleared before step t.
+inline bool is_reset(const RnnLayer& p, int64_t t, int64_t n) {
+  return p.reset && p.reset[t * p.reset_t + n * p.reset_n] && is_active(p, t, n);
+}
+// The same of the step that follows in the layer's own time, if there is one.
+inline bool is_reset_next(const RnnLayer& p, int64_t t, int64_t n) {
+  if (!p.reset) return false;
+  int64_t next = p.reverse ? t - 1 : t + 1;
+  return next >= 0 && next < p.steps && is_reset(p, next, n);
+}
+// Clears the rows of a state where the layer's first step resets it.
+template <class T>
+void clear_reset_rows(const RnnLayer& p, T* state) {
+  if (!p.reset || p.steps == 0) return;
+  for (int64_t n = 0; n < p.batch; ++n)
+    if (is_reset(p, p.reverse ? p.steps - 1 : 0, n)) std::fill_n(state + n * p.hidden, p.hidden, T(0));
+}
 
 }  // namespace
 

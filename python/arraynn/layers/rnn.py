@@ -57,7 +57,13 @@ class _Recurrent(Layer):
                     setattr(self, name + suffix, uniform(self.rng, bound, shape, dtype))
                     self._names.append(name + suffix)
 
-    def forward(self, x: NDArray[Any], hx: Any = None, lengths: NDArray[Any] | None = None) -> Any:
+    def forward(
+        self,
+        x: NDArray[Any],
+        hx: Any = None,
+        lengths: NDArray[Any] | None = None,
+        reset: NDArray[Any] | None = None,
+    ) -> Any:
         self._with_hx = hx is not None
         return self._run(
             self.op,
@@ -71,6 +77,7 @@ class _Recurrent(Layer):
             training=self.training,
             lengths=lengths,
             rng=self.rng,
+            reset=reset,
             **self._options(),
         )
 
@@ -100,7 +107,7 @@ class _Recurrent(Layer):
 class LSTM(_Recurrent):
     """Layers of LSTM over a sequence, `arraynn.lstm`.
 
-    ``output, (h_n, c_n) = layer(x, hx=None, lengths=None)``. `backward` takes
+    ``output, (h_n, c_n) = layer(x, hx=None, lengths=None, reset=None)``. `backward` takes
     ``(doutput, (dh_n, dc_n))``, any part of it None, and returns ``dx``, or ``(dx, (dh_0, dc_0))``
     if the call was given `hx`.
 
@@ -126,9 +133,9 @@ class LSTM(_Recurrent):
 class GRU(_Recurrent):
     """Layers of GRU over a sequence, `arraynn.gru`.
 
-    ``output, h_n = layer(x, hx=None, lengths=None)``. `backward` takes ``(doutput, dh_n)``, either
-    of them None, and returns ``dx``, or ``(dx, dh_0)`` if the call was given `hx`. Parameters and
-    attributes as in `LSTM`, with the gates in the order r, z, n, and besides
+    ``output, h_n = layer(x, hx=None, lengths=None, reset=None)``. `backward` takes
+    ``(doutput, dh_n)``, either of them None, and returns ``dx``, or ``(dx, dh_0)`` if the call was given
+    `hx`. Parameters and attributes as in `LSTM`, with the gates in the order r, z, n, and besides
 
     Parameters
     ----------
@@ -176,8 +183,8 @@ class GRU(_Recurrent):
 class RNN(_Recurrent):
     """Layers of a plain recurrent network over a sequence, `arraynn.rnn`.
 
-    ``output, h_n = layer(x, hx=None, lengths=None)``; `backward`, parameters and attributes as in `GRU`, but
-    for the gates, of which there are none.
+    ``output, h_n = layer(x, hx=None, lengths=None, reset=None)``; `backward`, parameters and attributes
+    as in `GRU`, but for the gates, of which there are none.
 
     Parameters
     ----------

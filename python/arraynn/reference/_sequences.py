@@ -78,11 +78,17 @@ class _Run(NamedTuple):
     pulls: list[tuple[int, StepPull]]  # the steps in the order they were taken
 
 
-def _run(cell: Cell, x: Array, state: State, weights: Weights, active: Array, reverse: bool) -> _Run:
-    """Step through x; where `active` (T, N, 1) is False the state stands still."""
+def _run(
+    cell: Cell, x: Array, state: State, weights: Weights, active: Array, fresh: Array, reverse: bool
+) -> _Run:
+    """Step through x; where `active` (T, N, 1) is False the state stands still.
+
+    Where `fresh` (T, N, 1) it is zero before the step.
+    """
     output = np.zeros((*x.shape[:2], weights[1].shape[1]))
     pulls = []
     for t in reversed(range(len(x))) if reverse else range(len(x)):
+        state = tuple(np.where(fresh[t], 0.0, s) for s in state)
         new, pull = cell.step(x[t], state, weights)
         state = tuple(np.where(active[t], a, b) for a, b in zip(new, state, strict=True))
         output[t] = np.where(active[t], new[0], 0.0)
@@ -91,7 +97,7 @@ def _run(cell: Cell, x: Array, state: State, weights: Weights, active: Array, re
 
 
 def _run_back(
-    run: _Run, x: Array, doutput: Array, dstate: State, weights: Weights, active: Array
+    run: _Run, x: Array, doutput: Array, dstate: State, weights: Weights, active: Array, fresh: Array
 ) -> tuple[Array, State, list[Array]]:
     """Return the gradients of x, of the initial state and of the weights."""
     dx, dweights = np.zeros_like(x), [np.zeros_like(w) for w in weights]
@@ -99,6 +105,7 @@ def _run_back(
         reached = tuple(np.where(active[t], d, 0.0) for d in (dstate[0] + doutput[t], *dstate[1:]))
         dx[t], dprevious, dw = pull(reached)
         dstate = tuple(np.where(active[t], a, b) for a, b in zip(dprevious, dstate, strict=True))
+        dstate = tuple(np.where(fresh[t], 0.0, d) for d in dstate)
         for total, part in zip(dweights, dw, strict=True):
             total += part
     return dx, dstate, dweights
@@ -111,6 +118,7 @@ class _Call(NamedTuple):
     states: State  # each (layers * directions, N, H)
     weights: list[Weights]  # one for each layer and direction
     active: Array  # (T, N, 1): whether step t is inside sequence n
+    fresh: Array  # (T, N, 1): whether the state of sequence n is cleared before step t
     scales: list[Array]  # dropout's factors for each layer's output but the last
     directions: int
     batched: bool
@@ -130,12 +138,13 @@ def layers(
     training: bool,
     lengths: Any,
     rng: Any,
+    reset: Any,
 ) -> tuple[Array, State, Callable[[Array, State], tuple[Array, State, list[list[Array]]]]]:
     """Return output, final states, and the function from their gradients to those of the arguments."""
     num_layers = integer(op, "num_layers", num_layers, 1)
     dropout = fraction(op, "dropout", dropout)
     generator = as_generator(op, rng)
-    call, dtype = _spell(op, cell, input, hx, params, num_layers, bidirectional, batch_first, lengths)
+    call, dtype = _spell(op, cell, input, hx, params, num_layers, bidirectional, batch_first, lengths, reset)
     if training and dropout > 0:
         shape = (*call.x.shape[:2], call.directions * call.weights[0][1].shape[1])
         for _ in range(num_layers - 1):
@@ -147,7 +156,7 @@ def layers(
         for d in range(call.directions):
             k = layer * call.directions + d
             initial = tuple(s[k] for s in call.states)
-            runs.append(_run(cell, x, initial, call.weights[k], call.active, reverse=d == 1))
+            runs.append(_run(cell, x, initial, call.weights[k], call.active, call.fresh, reverse=d == 1))
             finals.append(runs[-1].state)
         x = np.concatenate([r.output for r in runs[-call.directions :]], axis=-1)
         if layer < len(call.scales):
@@ -165,7 +174,7 @@ def layers(
                 k = layer * call.directions + d
                 dfinal = tuple(_batched(wide(s), call)[k] for s in dfinals)
                 more, dinitials[k], dweights[k] = _run_back(
-                    runs[k], inputs[layer], part, dfinal, call.weights[k], call.active
+                    runs[k], inputs[layer], part, dfinal, call.weights[k], call.active, call.fresh
                 )
                 dx += more
         dstates = tuple(_as_given(np.stack(s), call) for s in zip(*dinitials, strict=True))
@@ -207,6 +216,7 @@ def _spell(
     bidirectional: bool,
     batch_first: bool,
     lengths: Any,
+    reset: Any,
 ) -> tuple[_Call, np.dtype[Any]]:
     floating(op, "input", input, (2, 3))
     directions = 2 if bidirectional else 1
@@ -236,9 +246,23 @@ def _spell(
             raise ValueError(f"{op}: lengths holds {wrong[0]}, but input has {steps} steps")
         active = np.arange(steps)[:, np.newaxis, np.newaxis] < ends[:, np.newaxis]
         x = np.where(active, x, 0.0)  # what lies past an end takes no part, not even a NaN
+    fresh = _fresh(op, reset, (steps, batch), batched, batch_first) & active
     each = len(params) // runs
     weights = [weights_of(*(*params[k : k + each], None, None)[:4]) for k in range(0, len(params), each)]
-    return _Call(x, states, weights, active, [], directions, batched, batch_first), dtype
+    return _Call(x, states, weights, active, fresh, [], directions, batched, batch_first), dtype
+
+
+def _fresh(op: str, reset: Any, shape: tuple[int, int], batched: bool, batch_first: bool) -> Array:
+    """Return `reset` as booleans (T, N, 1)."""
+    if reset is None:
+        return np.zeros((*shape, 1), bool)
+    if not isinstance(reset, np.ndarray):
+        raise TypeError(f"{op}: reset must be an array, got {type(reset).__name__}")
+    if reset.dtype.kind not in "biu":
+        raise TypeError(f"{op}: reset has dtype {reset.dtype}, expected bool or integers")
+    shaped(op, "reset", reset, shape[:1] if not batched else shape[::-1] if batch_first else shape)
+    swapped = reset.T if batched and batch_first else reset
+    return np.asarray(swapped != 0).reshape(*shape, 1)
 
 
 def _check_params(op: str, cell: Cell, input: Array, params: Any, num_layers: int, directions: int) -> int:

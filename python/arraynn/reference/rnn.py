@@ -106,6 +106,7 @@ def lstm(
     training: bool = False,
     lengths: Array | None = None,
     rng: Rng = None,
+    reset: Array | None = None,
 ) -> tuple[Array, tuple[Array, Array]]:
     """`lstm_cell` along sequences, in layers and directions (torch.nn.LSTM).
 
@@ -116,7 +117,8 @@ def lstm(
 
     A layer takes the previous one's output, both directions joined, after dropout. Sequence n ends
     after lengths[n] steps: past it the output is zero and the state stands still, and the reverse
-    direction starts there.
+    direction starts there. Where reset (T, N) is true (laid out as the input is), the state is zero
+    before the step, in either direction.
     """
     output, finals, _ = layers(
         "lstm",
@@ -131,6 +133,7 @@ def lstm(
         training,
         lengths,
         rng,
+        reset,
     )
     return output, (finals[0], finals[1])
 
@@ -148,6 +151,7 @@ def gru(
     lengths: Array | None = None,
     rng: Rng = None,
     reset_after: bool = True,
+    reset: Array | None = None,
 ) -> tuple[Array, Array]:
     """`gru_cell` along sequences, in layers and directions (torch.nn.GRU); as `lstm`, with one state."""
     output, finals, _ = layers(
@@ -163,6 +167,7 @@ def gru(
         training,
         lengths,
         rng,
+        reset,
     )
     return output, finals[0]
 
@@ -180,6 +185,7 @@ def rnn(
     lengths: Array | None = None,
     rng: Rng = None,
     nonlinearity: str = "tanh",
+    reset: Array | None = None,
 ) -> tuple[Array, Array]:
     """`rnn_cell` along sequences, in layers and directions (torch.nn.RNN); as `lstm`, with one state."""
     output, finals, _ = layers(
@@ -195,6 +201,7 @@ def rnn(
         training,
         lengths,
         rng,
+        reset,
     )
     return output, finals[0]
 
@@ -256,6 +263,7 @@ def _layervjp(op: Callable[..., Any], choose: Callable[..., Cell]) -> None:
         training: bool = False,
         lengths: Array | None = None,
         rng: Rng = None,
+        reset: Array | None = None,
         **options: Any,
     ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
         name, cell = op.__name__, choose(**options)
@@ -272,6 +280,7 @@ def _layervjp(op: Callable[..., Any], choose: Callable[..., Cell]) -> None:
             training,
             lengths,
             rng,
+            reset,
         )
 
         def pull(dout: Any) -> tuple[Any, ...]:
