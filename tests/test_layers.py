@@ -128,6 +128,16 @@ def test_recurrent_cell_is_pytorchs(name, form, bias):
     compare(torch, getattr(layers, name)(3, 4, bias, **form, **F64), theirs, draw(2, 3), h)
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_a_recurrent_layer_hands_resets_on(name):
+    layer, x = getattr(layers, name)(3, 4, batch_first=True, **F64), draw(2, 5, 3)
+    reset = np.zeros((2, 5), bool)
+    reset[:, 2] = True
+    output, _ = layer(x, reset=reset)
+    np.testing.assert_allclose(output[:, 2:], layer(x[:, 2:])[0], rtol=1e-12)
+    assert (output[:, 2:] != layer(x)[0][:, 2:]).any()
+
+
 def test_a_gru_with_its_reset_gate_first():
     x, dy = draw(5, 2, 3), draw(5, 2, 4)
     layer, cell = layers.GRU(3, 4, reset_after=False, **F64), layers.GRUCell(3, 4, reset_after=False, **F64)

@@ -11,7 +11,8 @@ from .dropout import Dropout
 from .flatten import Flatten
 from .linear import Linear
 from .pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
-from .rnn import GRU, LSTM, RNN, EachStep, GRUCell, LastStep, LSTMCell, RNNCell
+from .rnn import GRU, LSTM, RNN, EachStep, LastStep
+from .rnn_cells import GRUCell, LSTMCell, RNNCell
 from .sequential import Sequential
 
 __all__ = [
