@@ -1,4 +1,4 @@
-"""LSTM and GRU: single steps, whole sequences, training."""
+"""LSTM, GRU and plain recurrent networks: single steps, whole sequences, training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import peers
 from harness import Case, Random
 from peers import Call, Engine, tensor
 
-_GATES = {"lstm": 4, "gru": 3}
+_GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 # ONNX's gate order, in PyTorch's: i o f c of i f g o, and z r h of r z n
-_ONNX_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
+_ONNX_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 
 
 class Net(NamedTuple):
@@ -153,7 +153,7 @@ def _ours(net: Net, training: bool) -> Callable[[Inputs], Call]:
 def _torch(net: Net, training: bool) -> Callable[[Inputs], Call]:
     def build(i: Inputs) -> Call:
         torch = peers.torch
-        kind = torch.nn.LSTM if net.kind == "lstm" else torch.nn.GRU
+        kind = getattr(torch.nn, net.kind.upper())
         x, dy = tensor(i.x), tensor(i.dy)
         module = kind(net.inputs, net.hidden, net.layers, bidirectional=net.directions == 2, dtype=x.dtype)
         with torch.no_grad():
@@ -211,7 +211,7 @@ def _ours_cell(net: Net) -> Callable[[CellInputs], Call]:
 def _torch_cell(net: Net) -> Callable[[CellInputs], Call]:
     def build(i: CellInputs) -> Call:
         torch = peers.torch
-        kind = torch.nn.LSTMCell if net.kind == "lstm" else torch.nn.GRUCell
+        kind = getattr(torch.nn, f"{net.kind.upper()}Cell")
         x = tensor(i.x)
         module = kind(net.inputs, net.hidden, dtype=x.dtype)
         with torch.no_grad():
@@ -255,16 +255,19 @@ def cases() -> list[Case]:
         _cell("lstm", 32, 256, 256),
         *(_cell("gru", 1, hidden, hidden) for hidden in (64, 256)),
         _cell("gru", 32, 256, 256),
+        _cell("rnn", 1, 256, 256),
         *(_layer(Net("lstm", *size)) for size in (speech, rows, stream, wide)),
         _layer(Net("lstm", *speech, layers=2)),
         _layer(Net("lstm", *speech, directions=2)),
         *(_layer(Net("gru", *size)) for size in (speech, rows, stream, wide)),
         _layer(Net("gru", *speech, directions=2)),
+        *(_layer(Net("rnn", *size)) for size in (speech, stream)),
         _layer(Net("lstm", *speech), training=True),
         _layer(Net("lstm", *rows, layers=2), training=True),
         _layer(Net("lstm", *wide), training=True),
         _layer(Net("gru", *speech), training=True),
         _layer(Net("gru", *rows), training=True),
         _layer(Net("gru", *stream), training=True),
+        _layer(Net("rnn", *speech), training=True),
         _cell("lstm", 1, 4, 4, overhead=True),
     ]

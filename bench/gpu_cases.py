@@ -49,6 +49,8 @@ GROUPS: dict[str, Group] = {
     "lstm training": Group(1.2),
     "gru forward": Group(1.2),
     "gru training": Group(1.2),
+    "rnn forward": Group(),
+    "rnn training": Group(),
     "small calls": Group(1.0),
 }
 # What the project promises, and the groups whose cases it is judged over.
@@ -152,6 +154,7 @@ def _small() -> list[Case]:
         ops.pool(window, "float32", False, **small),
         ops.linear(64, 512, 512, "bfloat16", **small),
         ops.cell("gru", 32, 256, **small),
+        ops.cell("rnn", 32, 256, **small),
         ops.pointwise_loss("mse_loss", (128, 1000), "float32", True, **small),
         ops.dropout((64, 1024), "float32", False, **small),
     ]
@@ -206,6 +209,7 @@ def cases() -> list[Case]:
         for kind in ("lstm", "gru"):
             for training in (False, True):
                 found.append(ops.rnn(Net(kind, steps, batch, hidden, hidden), training))
+    found += [ops.rnn(Net("rnn", *_NETS[0], _NETS[0][-1]), training) for training in (False, True)]
     return _in_turn(found)
 
 
@@ -249,7 +253,7 @@ def tiny() -> list[Case]:
         found.append(ops.linear_cross_entropy(7, 17, 131, dtype))
     for op in ("adam_step", "sgd_step", "clip_grad_norm"):
         found.append(ops.optimizer(op, "odd tensors", [(131,), (7, 5), (1,)], "optimizer"))
-    for kind in ("lstm", "gru"):
+    for kind in ("lstm", "gru", "rnn"):
         found.append(ops.cell(kind, 5, 17))
         for steps, batch, hidden in ((3, 5, 17), (4, 1, 64)):
             found += [ops.rnn(Net(kind, steps, batch, 19, hidden), flag) for flag in (False, True)]

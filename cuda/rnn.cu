@@ -1,59 +1,20 @@
 // Recurrent layers. The input's product is one matrix product for many steps. The steps themselves are one
 // launch where the recurrent weights, spread over the multiprocessors, stay in shared memory (rnn/forward.cu,
-// rnn/backward.cu: float32); else each is a matrix product and one kernel that finishes it. Weight, bias and
-// input gradients are matrix products and sums over all steps at the end, in a fixed order.
+// rnn/backward.cu: float32); else each is a matrix product and one kernel that finishes it, or two of each
+// (rnn/reset_first.h). Weight, bias and input gradients are matrix products and sums over all steps at the end, in a
+// fixed order.
 #include "channel_sums.h"
 #include "dispatch.h"
 #include "gemm.h"
 #include "kernels.h"
 #include "rnn/persistent.h"
+#include "rnn/reset_first.h"
+#include "rnn/steps.h"
 
 namespace arraynn::cuda {
 
 namespace rnn {
 namespace {
-
-// ---- a step by itself: `product` is the recurrent one of all rows ----
-
-// A block of at most 256 threads has one row's part.
-struct RowBlocks {
-  int threads;
-  int64_t per_row, blocks;
-  RowBlocks(int64_t rows, int64_t columns)
-      : threads(static_cast<int>(std::min<int64_t>(256, ceil_div(columns, 32) * 32))),
-        per_row(threads ? ceil_div(columns, threads) : 0),
-        blocks(rows * per_row) {}
-  dim3 grid() const { return grid_for(blocks, 1); }
-};
-
-// f(row, column)
-template <class F>
-__device__ __forceinline__ void each_of_rows(int64_t per_row, int64_t blocks, int64_t columns, const F& f) {
-  for (int64_t i = blockIdx.x; i < blocks; i += gridDim.x) {
-    int64_t row = i / per_row, column = i % per_row * blockDim.x + threadIdx.x;
-    if (column < columns) f(row, column);
-  }
-}
-
-template <Cell cell, class T>
-__global__ void forward_step_kernel(Forward<T> a, const T* h, const T* product, RowBlocks r) {
-  each_of_rows(r.per_row, r.blocks, a.hidden, [&](int64_t n, int64_t unit) {
-    Ahead<cell, T> in = look_ahead<cell>(a, a.first, n, unit, h, a.hidden);
-    T bias[4], gates[gates_of<cell>];
-    load_biases<cell>(a, unit, bias);
-#pragma unroll
-    for (int g = 0; g < gates_of<cell>; ++g) gates[g] = product[(n * gates_of<cell> + g) * a.hidden + unit];
-    finish_forward<cell>(a, a.first, n, unit, in, gates, bias);
-  });
-}
-
-// The product is in the carry already.
-template <Cell cell, class T>
-__global__ void backward_step_kernel(Backward<T> a, int64_t s, RowBlocks r) {
-  each_of_rows(r.per_row, r.blocks, a.hidden, [&](int64_t n, int64_t unit) {
-    finish_backward<cell>(a, s, n, unit, look_behind<cell>(a, s, n, unit), T(0));
-  });
-}
 
 // ---- over time ----
 
@@ -94,6 +55,7 @@ template <Cell cell, class T>
 class Layer {
  public:
   static constexpr int64_t gates = gates_of<cell>;
+  static constexpr bool reset_first = cell == Cell::gru_reset_first;
 
   explicit Layer(const RnnLayer& p)
       : p_(p),
@@ -101,7 +63,7 @@ class Layer {
         columns_(gates * p.hidden),
         rows_(p.steps * p.batch),
         padded_(ceil_div(columns_, 16) * 16),
-        d_step_(cell == Cell::lstm ? padded_ : padded_ + ceil_div(p.hidden, 16) * 16) {}
+        d_step_(cell == Cell::gru ? padded_ + ceil_div(p.hidden, 16) * 16 : padded_) {}
 
   size_t forward_scratch(bool saving) const {
     Pieces pieces(nullptr);
@@ -120,10 +82,11 @@ class Layer {
  private:
   struct ForwardPieces {
     T *gates, *between;        // products of one step, or two states
+    T* reset_h;                // r h of one step
     void *product, *counters;  // the matrix product's own, and the barriers'
   };
   struct BackwardPieces {
-    T *d, *input, *sums;
+    T *d, *input, *sums, *reset_h;  // the last one the gradient of r h
     void *product, *counters;
   };
 
@@ -136,11 +99,12 @@ class Layer {
   Gemm input_product(int64_t steps, const T* x, const T* w_ih, T* to) const {
     return gemm_of(steps * p_.batch, columns_, p_.input_size, x, p_.input_size, 1, w_ih, 1, p_.input_size, to);
   }
-  Gemm state_product(const T* h, const T* w_hh, T* to) const {
-    return gemm_of(p_.batch, columns_, p_.hidden, h, p_.hidden, 1, w_hh, 1, p_.hidden, to);
+  // By the weights of `size` gate units.
+  Gemm state_product(int64_t size, const T* h, const T* w_hh, T* to) const {
+    return gemm_of(p_.batch, size, p_.hidden, h, p_.hidden, 1, w_hh, 1, p_.hidden, to);
   }
-  Gemm back_product(const T* d, const T* w_hh, T* dh) const {
-    return gemm_of(p_.batch, p_.hidden, columns_, d, d_step_, 1, w_hh, p_.hidden, 1, dh, true);
+  Gemm back_product(int64_t size, const T* d, const T* w_hh, T* dh, bool add) const {
+    return gemm_of(p_.batch, p_.hidden, size, d, d_step_, 1, w_hh, p_.hidden, 1, dh, add);
   }
   // `size` columns of the gate gradients, summed over time with what the weights saw.
   Gemm over_time(int64_t size, const T* d, const T* seen, int64_t columns, T* to) const {
@@ -169,7 +133,10 @@ class Layer {
     f.between = pieces.take<T>(std::max(states_ * gates, 2 * p_.batch * ceil_div(p_.hidden, 16) * 16));
     f.product = pieces.bytes(std::max({gemm_scratch(input_product(some, nullptr, nullptr, nullptr)),
                                        gemm_scratch(input_product(rest, nullptr, nullptr, nullptr)),
-                                       gemm_scratch(state_product(nullptr, nullptr, nullptr))}));
+                                       gemm_scratch(state_product(columns_, nullptr, nullptr, nullptr)),
+                                       gemm_scratch(state_product(2 * p_.hidden, nullptr, nullptr, nullptr)),
+                                       gemm_scratch(state_product(p_.hidden, nullptr, nullptr, nullptr))}));
+    f.reset_h = pieces.take<T>(reset_first && !saving ? states_ : 0);
     f.counters = counters(pieces);
     return f;
   }
@@ -180,9 +147,12 @@ class Layer {
     w.d = pieces.take<T>(rows_ * d_step_);
     w.input = pieces.take<T>(p_.lengths ? rows_ * p_.input_size : 0);
     w.sums = pieces.take<T>(d_step_);
-    size_t most = std::max(gemm_scratch(back_product(none, none, nullptr)), channel_sums_scratch(all_sums()));
+    w.reset_h = pieces.take<T>(reset_first ? states_ : 0);
+    size_t most = channel_sums_scratch(all_sums());
     for (int64_t size : {columns_, 2 * p_.hidden, p_.hidden})
-      most = std::max({most, gemm_scratch(over_time(size, none, none, p_.input_size, nullptr)),
+      most = std::max({most, gemm_scratch(back_product(size, none, none, nullptr, true)),
+                       gemm_scratch(back_product(size, none, none, nullptr, false)),
+                       gemm_scratch(over_time(size, none, none, p_.input_size, nullptr)),
                        gemm_scratch(over_time(size, none, none, p_.hidden, nullptr)),
                        gemm_scratch(input_gradient(size, none, none, nullptr, false))});
     w.product = pieces.bytes(most);
@@ -199,9 +169,17 @@ class Layer {
     else
       fill_zero(p_.place, to, bytes);
   }
+  Marks marks() const { return {p_.lengths, p_.reset, p_.reset_t, p_.reset_n}; }
+  // Where the layer's first step resets it.
+  void clear_reset(T* state) const {
+    if (!p_.reset || p_.steps == 0 || states_ == 0) return;
+    RowBlocks r(p_.batch, p_.hidden);
+    launch(clear_reset_kernel<T>, r.grid(), r.threads, 0, p_.place, marks(), p_.reverse ? p_.steps - 1 : 0, state,
+           p_.hidden, r);
+  }
   // The plan of all steps in one launch. One step by itself has nothing to keep weights for.
   Plan plan(bool backward, const T* w_hh) const {
-    if (sizeof(T) == 8 || p_.steps < 2) return {};
+    if (sizeof(T) == 8 || p_.steps < 2 || reset_first) return {};
     Plan plan = plan_of({p_.place, cell, backward, p_.batch, p_.hidden});
     plan.cut.packs = p_.hidden % 4 == 0 && aligned16(w_hh);
     return plan;
@@ -227,19 +205,25 @@ class Layer {
 template <Cell cell, class T>
 void Layer<cell, T>::forward_steps(Forward<T> a, const Plan& plan, const ForwardPieces& f) const {
   auto state = [&](int64_t s) { return a.h ? a.h + (p_.reverse ? p_.steps - s : s) * states_ : a.h_n; };
-  if constexpr (sizeof(T) == 4) {
+  if constexpr (sizeof(T) == 4 && !reset_first) {
     if (plan.found) {
-      ForwardKernel kernel = cell == Cell::lstm ? lstm_forward_kernel(plan.tile) : gru_forward_kernel(plan.tile);
       ForwardBuffers buffers{state(a.first), f.between};
-      return launch_plan(kernel, plan, f.counters, a, buffers);
+      return launch_plan(forward_kernel_of(cell, plan.tile), plan, f.counters, a, buffers);
     }
   }
   RowBlocks r(p_.batch, p_.hidden);
   for (int64_t s = a.first, end = a.end; s < end; ++s) {
-    gemm(state_product(state(s), a.w_hh, f.between), f.product);
+    gemm(state_product(reset_first ? 2 * p_.hidden : columns_, state(s), a.w_hh, f.between), f.product);
     a.first = s;
     a.end = s + 1;
-    launch(forward_step_kernel<cell, T>, r.grid(), r.threads, 0, p_.place, a, state(s), f.between, r);
+    if constexpr (reset_first) {
+      T* reset_h = a.h ? a.hidden_n + (p_.reverse ? p_.steps - 1 - s : s) * states_ : f.reset_h;
+      launch(reset_kernel<T>, r.grid(), r.threads, 0, p_.place, a, state(s), f.between, reset_h, r);
+      gemm(state_product(p_.hidden, reset_h, a.w_hh + 2 * p_.hidden * p_.hidden, f.between), f.product);
+      launch(candidate_kernel<T>, r.grid(), r.threads, 0, p_.place, a, state(s), f.between, r);
+    } else {
+      launch(forward_step_kernel<cell, T>, r.grid(), r.threads, 0, p_.place, a, state(s), f.between, r);
+    }
   }
 }
 
@@ -256,6 +240,7 @@ void Layer<cell, T>::forward(const RnnForward& b, void* scratch) const {
   bool in_place = !saving || p_.steps == 0;
   if (saving) begin_state(h + start * states_, b.h0);
   if (in_place) begin_state(h_n, b.h0);
+  clear_reset(saving ? h + start * states_ : h_n);
   if (cell == Cell::lstm && saving) begin_state(c + start * states_, b.c0);
   if (cell == Cell::lstm && in_place) begin_state(c_n, b.c0);
   if (states_ == 0) return;
@@ -265,15 +250,15 @@ void Layer<cell, T>::forward(const RnnForward& b, void* scratch) const {
     int64_t end = std::min(p_.steps, s + some), t = p_.reverse ? p_.steps - end : s;  // the earliest in time
     T* gates_at = saving ? static_cast<T*>(b.gates) + t * p_.batch * columns_ : f.gates;
     gemm(input_product(end - s, x + t * p_.batch * p_.input_size, w_ih, gates_at), f.product);
-    Forward<T> a{};
+    Forward<T> a{marks()};
     a.steps = p_.steps;
     a.batch = p_.batch;
     a.hidden = p_.hidden;
     a.out_t = p_.out_t;
     a.out_n = p_.out_n;
-    a.lengths = p_.lengths;
     a.reverse = p_.reverse;
     a.tf32 = p_.place.tf32;
+    a.relu = p_.cell == Cell::rnn_relu;
     a.first = s;
     a.end = end;
     a.w_hh = w_hh;
@@ -293,17 +278,23 @@ void Layer<cell, T>::forward(const RnnForward& b, void* scratch) const {
 
 template <Cell cell, class T>
 void Layer<cell, T>::backward_steps(const Backward<T>& a, const Plan& plan, const BackwardPieces& w) const {
-  if constexpr (sizeof(T) == 4) {
+  if constexpr (sizeof(T) == 4 && !reset_first) {
     if (plan.found) {
-      BackwardKernel kernel = cell == Cell::lstm ? lstm_backward_kernel(plan.tile) : gru_backward_kernel(plan.tile);
-      return launch_plan(kernel, plan, w.counters, a);
+      return launch_plan(backward_kernel_of(cell, plan.tile), plan, w.counters, a);
     }
   }
   RowBlocks r(p_.batch, p_.hidden);
   for (int64_t s = 0; s < p_.steps; ++s) {
-    launch(backward_step_kernel<cell, T>, r.grid(), r.threads, 0, p_.place, a, s, r);
-    int64_t t = p_.reverse ? s : p_.steps - 1 - s;
-    gemm(back_product(a.d + t * p_.batch * d_step_, a.w_hh, a.carry), w.product);
+    T* d = a.d + (p_.reverse ? s : p_.steps - 1 - s) * p_.batch * d_step_;
+    if constexpr (reset_first) {
+      launch(candidate_back_kernel<T>, r.grid(), r.threads, 0, p_.place, a, s, r);
+      const T* w_hn = a.w_hh + 2 * p_.hidden * p_.hidden;
+      gemm(back_product(p_.hidden, d + 2 * p_.hidden, w_hn, w.reset_h, false), w.product);
+      launch(reset_back_kernel<T>, r.grid(), r.threads, 0, p_.place, a, s, w.reset_h, r);
+    } else {
+      launch(backward_step_kernel<cell, T>, r.grid(), r.threads, 0, p_.place, a, s, r);
+    }
+    gemm(back_product(reset_first ? 2 * p_.hidden : columns_, d, a.w_hh, a.carry, true), w.product);
   }
 }
 
@@ -319,12 +310,16 @@ void Layer<cell, T>::weight_gradients(const RnnBackward& b, const BackwardPieces
              p_.input_size, r);
       x = w.input;
     }
-    int64_t first = cell == Cell::lstm ? columns_ : 2 * p_.hidden;
+    int64_t first = cell == Cell::gru ? 2 * p_.hidden : columns_;
     gemm(over_time(first, w.d, x, p_.input_size, d_w_ih), w.product);
     if (cell == Cell::gru)
       gemm(over_time(p_.hidden, w.d + padded_, x, p_.input_size, d_w_ih + first * p_.input_size), w.product);
   }
-  if (d_w_hh) gemm(over_time(columns_, w.d, h, p_.hidden, d_w_hh), w.product);
+  if (d_w_hh) gemm(over_time(reset_first ? 2 * p_.hidden : columns_, w.d, h, p_.hidden, d_w_hh), w.product);
+  if (d_w_hh && reset_first)
+    gemm(over_time(p_.hidden, w.d + 2 * p_.hidden, static_cast<const T*>(b.hidden_n), p_.hidden,
+                   d_w_hh + 2 * p_.hidden * p_.hidden),
+         w.product);
 }
 
 template <Cell cell, class T>
@@ -337,7 +332,7 @@ void Layer<cell, T>::bias_gradients(const RnnBackward& b, const BackwardPieces& 
   };
   if (d_b_hh) copy(d_b_hh, w.sums, columns_);
   if (!d_b_ih) return;
-  int64_t first = cell == Cell::lstm ? columns_ : 2 * p_.hidden;
+  int64_t first = cell == Cell::gru ? 2 * p_.hidden : columns_;
   copy(d_b_ih, w.sums, first);
   if (cell == Cell::gru) copy(d_b_ih + first, w.sums + padded_, p_.hidden);
 }
@@ -351,15 +346,15 @@ void Layer<cell, T>::backward(const RnnBackward& b, void* scratch) const {
   begin_state(carry, b.d_h_n);
   if (cell == Cell::lstm) begin_state(dc, b.d_c_n);
   if (states_ > 0 && p_.steps > 0) {
-    Backward<T> a{};
+    Backward<T> a{marks()};
     a.steps = p_.steps;
     a.batch = p_.batch;
     a.hidden = p_.hidden;
     a.out_t = p_.out_t;
     a.out_n = p_.out_n;
-    a.lengths = p_.lengths;
     a.reverse = p_.reverse;
     a.tf32 = p_.place.tf32;
+    a.relu = p_.cell == Cell::rnn_relu;
     a.w_hh = w_hh;
     a.gates = static_cast<const T*>(b.gates);
     a.hidden_n = static_cast<const T*>(b.hidden_n);
@@ -372,11 +367,13 @@ void Layer<cell, T>::backward(const RnnBackward& b, void* scratch) const {
     a.carry = carry;
     a.dc = dc;
     backward_steps(a, plan(true, w_hh), w);
+    clear_reset(carry);
+    if (cell == Cell::lstm) clear_reset(dc);
   }
   weight_gradients(b, w);
   bias_gradients(b, w);
   if (!d_input) return;
-  int64_t first = cell == Cell::lstm ? columns_ : 2 * p_.hidden;
+  int64_t first = cell == Cell::gru ? 2 * p_.hidden : columns_;
   gemm(input_gradient(first, w.d, w_ih, d_input, b.add_to_d_input), w.product);
   if (cell == Cell::gru)
     gemm(input_gradient(p_.hidden, w.d + padded_, w_ih + first * p_.input_size, d_input, true), w.product);
@@ -386,10 +383,13 @@ template <class F>
 void dispatch_layer(const RnnLayer& p, const F& f) {
   auto typed = [&](auto zero) {
     using T = decltype(zero);
-    if (p.cell == Cell::lstm)
-      f(Layer<Cell::lstm, T>(p));
-    else
-      f(Layer<Cell::gru, T>(p));
+    switch (p.cell) {
+      case Cell::lstm: return f(Layer<Cell::lstm, T>(p));
+      case Cell::gru: return f(Layer<Cell::gru, T>(p));
+      case Cell::gru_reset_first: return f(Layer<Cell::gru_reset_first, T>(p));
+      case Cell::rnn:
+      case Cell::rnn_relu: return f(Layer<Cell::rnn, T>(p));
+    }
   };
   if (p.dtype == DType::float64)
     typed(double{});

@@ -96,7 +96,7 @@ def check(op: Callable[..., Any], peer: Callable[..., Any], *args: Any, **kwargs
 
 
 def torch_layers(mode: str, options: dict[str, Any], lengths: np.ndarray | None) -> Callable[..., Any]:
-    """Return PyTorch's lstm or gru with our arguments; `lengths` packs the sequences."""
+    """Return PyTorch's lstm, gru, rnn_tanh or rnn_relu with our arguments; `lengths` packs the sequences."""
     function = getattr(torch._VF, mode)
 
     def call(x: Any, hx: Any, params: Any) -> Any:

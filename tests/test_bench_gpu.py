@@ -129,7 +129,17 @@ def tools() -> Any:
 
 # The cases
 
-PRODUCTS = ("conv2d", "linear", "lstm", "gru", "lstm_cell", "gru_cell", "linear_cross_entropy")
+PRODUCTS = (
+    "conv2d",
+    "linear",
+    "lstm",
+    "gru",
+    "rnn",
+    "lstm_cell",
+    "gru_cell",
+    "rnn_cell",
+    "linear_cross_entropy",
+)
 
 
 def test_cases_are_well_formed():

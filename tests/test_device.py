@@ -306,6 +306,29 @@ def test_lengths_may_lie_on_either_side(dtype: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [np.bool_, np.int64, np.uint8], ids=str)
+@pytest.mark.parametrize("first", [False, True])
+def test_reset_may_lie_on_either_side(dtype: Any, first: bool) -> None:
+    reset = np.array([[0, 1], [1, 1], [0, 1]]).astype(dtype)
+    params = [values(s, np.float32, i) for i, s in enumerate([(9, 4), (9, 3)])]
+    lay_out = (lambda a: a.swapaxes(0, 1)) if first else (lambda a: a)
+    (y, h), pullback = ann.vjp(ann.reference.gru, STEPS, STATE, params, reset=reset)
+    right = pullback((np.ones_like(y), np.ones_like(h)))
+    for given in (lay_out(reset), put(lay_out(reset)), put(lay_out(reset[::-1].copy()[::-1]))):
+        args = put(lay_out(STEPS)), put(STATE), put(params)
+        (output, last), pull = ann.vjp(ann.gru, *args, batch_first=first, reset=given)
+        dx, dh, _ = pull((put(np.ones_like(output.values)), put(np.ones_like(last.values))))
+        for actual, expected in (
+            (lay_out(output.values), y),
+            (last.values, h),
+            (lay_out(dx.values), right[0]),
+            (dh.values, right[1]),
+        ):
+            assert_close(actual, expected, terms=60, scale=2)
+    refuses(TypeError, "^gru: reset is a emulated array", ann.gru, STEPS, STATE, params, reset=put(reset))
+    refuses(TypeError, "^gru: reset has dtype", ann.gru, *args, batch_first=first, reset=put(reset * 1.0))
+
+
 def test_lengths_out_of_range() -> None:
     params = put([values(s, np.float32, i) for i, s in enumerate([(9, 4), (9, 3)])])
     args = (put(STEPS), put(STATE), params)

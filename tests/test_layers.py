@@ -104,7 +104,9 @@ def test_layer_without_parameters_is_pytorchs(name, args, options, shape):
     )
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize(
+    ("name", "form"), [("LSTM", {}), ("GRU", {}), ("RNN", {}), ("RNN", {"nonlinearity": "relu"})]
+)
 @pytest.mark.parametrize("with_hx", [False, True])
 @pytest.mark.parametrize(
     "options",
@@ -114,7 +116,8 @@ def test_layer_without_parameters_is_pytorchs(name, args, options, shape):
         {"num_layers": 2, "bidirectional": True, "bias": False, "batch_first": True},
     ],
 )
-def test_recurrent_layer_is_pytorchs(name, with_hx, options):
+def test_recurrent_layer_is_pytorchs(name, form, with_hx, options):
+    options = options | form
     ours = getattr(layers, name)(3, 4, **options, **F64)
     theirs = getattr(torch.nn, name)(3, 4, **options, dtype=torch.float64)
     states = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
@@ -123,12 +126,46 @@ def test_recurrent_layer_is_pytorchs(name, with_hx, options):
     compare(torch, ours, theirs, x, *([h] if with_hx else []))
 
 
-@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("LSTMCell", {}), ("GRUCell", {}), ("RNNCell", {}), ("RNNCell", {"nonlinearity": "relu"})],
+)
 @pytest.mark.parametrize("bias", [True, False])
-def test_recurrent_cell_is_pytorchs(name, bias):
+def test_recurrent_cell_is_pytorchs(name, form, bias):
     h = (draw(2, 4), draw(2, 4)) if name == "LSTMCell" else draw(2, 4)
-    theirs = getattr(torch.nn, name)(3, 4, bias, dtype=torch.float64)
-    compare(torch, getattr(layers, name)(3, 4, bias, **F64), theirs, draw(2, 3), h)
+    theirs = getattr(torch.nn, name)(3, 4, bias, dtype=torch.float64, **form)
+    compare(torch, getattr(layers, name)(3, 4, bias, **form, **F64), theirs, draw(2, 3), h)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_a_recurrent_layer_hands_resets_on(name):
+    layer, x = getattr(layers, name)(3, 4, batch_first=True, **F64), draw(2, 5, 3)
+    reset = np.zeros((2, 5), bool)
+    reset[:, 2] = True
+    output, _ = layer(x, reset=reset)
+    np.testing.assert_allclose(output[:, 2:], layer(x[:, 2:])[0], rtol=1e-12)
+    assert (output[:, 2:] != layer(x)[0][:, 2:]).any()
+
+
+def test_a_gru_with_its_reset_gate_first():
+    x, dy = draw(5, 2, 3), draw(5, 2, 4)
+    layer, cell = layers.GRU(3, 4, reset_after=False, **F64), layers.GRUCell(3, 4, reset_after=False, **F64)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
+    output, _ = layer(x)
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    params = [getattr(layer, name).data for name in names]
+    np.testing.assert_array_equal(output, ann.gru(x, None, params, reset_after=False)[0])
+    state, dstate, dx = None, 0, []
+    for step in x:
+        state = cell(step, state)
+    np.testing.assert_allclose(state, output[-1], rtol=1e-12)
+    expected = layer.backward((dy, None))
+    for dstep in dy[::-1]:
+        dinput, dstate = cell.backward(dstate + dstep)
+        dx.append(dinput)
+    np.testing.assert_allclose(dx[::-1], expected, rtol=1e-9, atol=1e-12)
+    assert repr(layer) == "GRU(3, 4, reset_after=False)"
+    assert repr(cell) == "GRUCell(3, 4, reset_after=False)"
 
 
 def test_cell_in_a_loop_is_the_layer():
@@ -384,6 +421,12 @@ def test_load_state_dict_refuses_and_writes_nothing(change, error, message):
         (lambda: layers.Conv1d(3, 4, 2.5), TypeError, "Conv1d: kernel_size must be an integer, got 2.5"),
         (lambda: layers.Linear(0, 4), ValueError, "Linear: in_features must be at least 1, got 0"),
         (lambda: layers.LSTM(3, 4, dropout=2), ValueError, "LSTM: dropout must be between 0 and 1"),
+        (
+            lambda: layers.RNN(3, 4, nonlinearity="x"),
+            ValueError,
+            "RNN: nonlinearity must be 'tanh' or 'relu'",
+        ),
+        (lambda: layers.RNNCell(3, 4, nonlinearity=1), ValueError, "RNNCell: nonlinearity must be"),
         (lambda: layers.Dropout(-1), ValueError, "Dropout: p must be between 0 and 1"),
         (lambda: layers.Flatten(2, 1)(np.zeros((2, 3, 4))), ValueError, "Flatten: input has 3 axes"),
     ],
@@ -399,7 +442,9 @@ REPRS = [
     ("Linear", (5, 3), {"bias": False}),
     ("LSTM", (5, 3), {"num_layers": 2, "batch_first": True, "dropout": 0.5, "bidirectional": True}),
     ("GRU", (5, 3), {"bias": False}),
+    ("RNN", (5, 3), {"num_layers": 2, "nonlinearity": "relu"}),
     ("LSTMCell", (5, 3), {}),
+    ("RNNCell", (5, 3), {"nonlinearity": "relu"}),
     ("GRUCell", (5, 3), {"bias": False}),
     ("MaxPool2d", (2,), {}),
     ("AvgPool2d", ((2, 3),), {}),

@@ -113,7 +113,11 @@ class Case:
     @property
     def tolerance(self) -> float:
         # Sums over a million products, and cuDNN's transforms, cost float32 a digit.
-        loose = self.dtype == "float32" and self.op in ("conv2d", "lstm", "gru", "linear") and not self.tf32
+        loose = (
+            self.dtype == "float32"
+            and self.op in ("conv2d", "lstm", "gru", "rnn", "linear")
+            and not self.tf32
+        )
         return 1e-3 if loose else TOLERANCE[self.precision]
 
 

@@ -18,7 +18,7 @@ class Net(NamedTuple):
 
     @property
     def gates(self) -> int:
-        return 4 if self.kind == "lstm" else 3
+        return {"lstm": 4, "gru": 3, "rnn": 1}[self.kind]
 
     @property
     def weights(self) -> int:
@@ -55,7 +55,7 @@ def rnn(net: Net, training: bool, **changed: Any) -> Case:
     def call(t: Tools, i: Inputs) -> Call:
         x, params, dy = i
         torch = t.torch
-        make_module = torch.nn.LSTM if net.kind == "lstm" else torch.nn.GRU
+        make_module = getattr(torch.nn, net.kind.upper())
         module = make_module(net.inputs, net.hidden, dtype=x.dtype, device=x.device)
         for parameter, value in zip(module.parameters(), params, strict=True):
             parameter.detach().copy_(value)
@@ -92,6 +92,7 @@ def rnn(net: Net, training: bool, **changed: Any) -> Case:
 
 def cell(kind: str, batch: int, hidden: int, **changed: Any) -> Case:
     net, states = Net(kind, 1, batch, hidden, hidden), 2 if kind == "lstm" else 1
+    peer = "rnn_tanh_cell" if kind == "rnn" else f"{kind}_cell"
 
     def make(t: Tools) -> Inputs:
         wide, scale = net.gates * hidden, hidden**-0.5
@@ -116,6 +117,6 @@ def cell(kind: str, batch: int, hidden: int, **changed: Any) -> Case:
         bytes=4.0 * (net.weights + batch * hidden * (1 + 2 * states)),
         make=make,
         ours=lambda t, i: call(getattr(t.ann, f"{kind}_cell"), i),
-        peers={"torch": lambda t, i: call(getattr(t.torch, f"{kind}_cell"), i)},
+        peers={"torch": lambda t, i: call(getattr(t.torch, peer), i)},
     )
     return changed_case(case, changed)

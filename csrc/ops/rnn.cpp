@@ -35,6 +35,15 @@ void check_lengths(const RnnArguments& a, RnnParams& p) {
   }
 }
 
+void check_reset(const RnnArguments& a, const RnnParams& p) {
+  if (!a.batched)
+    check_shape(a.op, "reset", *a.reset, {p.steps});
+  else if (a.batch_first)
+    check_shape(a.op, "reset", *a.reset, {p.batch, p.steps});
+  else
+    check_shape(a.op, "reset", *a.reset, {p.steps, p.batch});
+}
+
 void check_state(const RnnArguments& a, const RnnParams& p, const char* name, const Array& state) {
   if (!a.sequence && a.batched)
     check_shape(a.op, name, state, {p.batch, p.hidden});
@@ -56,7 +65,7 @@ Saved saved_parts(const RnnParams& p, int64_t start) {
   Saved s{};
   s.gates = start;
   s.hidden_n = s.gates + p.steps * p.gates() * cell;
-  s.h = s.hidden_n + (p.cell == Cell::gru ? p.steps * cell : 0);
+  s.h = s.hidden_n + (is_gru(p.cell) ? p.steps * cell : 0);
   s.c = s.h + (p.steps + 1) * cell;
   s.end = s.c + (p.cell == Cell::lstm ? (p.steps + 1) * cell : 0);
   return s;
@@ -78,8 +87,9 @@ Pointer at(Pointer base, const RnnParams& p, int64_t elements) {
 }
 
 RnnLayer layer_of(const RnnParams& p, int64_t layer, int64_t direction) {
-  RnnLayer l{p.dtype,  p.place, p.cell,  p.steps,   p.batch,       layer ? p.directions * p.hidden : p.input_size,
-             p.hidden, p.out_t, p.out_n, p.lengths, direction == 1};
+  RnnLayer l{p.dtype,   p.place,       p.cell,  p.steps,   p.batch, layer ? p.directions * p.hidden : p.input_size,
+             p.hidden,  p.out_t,       p.out_n, p.lengths, p.reset, p.reset_t,
+             p.reset_n, direction == 1};
   if (layer + 1 < p.layers) {  // between layers, rows lie as (T, N, D H)
     l.out_n = p.directions * p.hidden;
     l.out_t = p.batch * l.out_n;
@@ -135,6 +145,7 @@ RnnParams rnn_params(const RnnArguments& a) {
   if (a.h) check_state(a, p, "hx", *a.h);
   if (a.c) check_state(a, p, "hx", *a.c);
   if (a.lengths) check_lengths(a, p);
+  if (a.reset) check_reset(a, p);
   return p;
 }
 

@@ -109,7 +109,15 @@ BackwardKernel find_kernel(TileSize tile) {
 
 }  // namespace
 
-BackwardKernel lstm_backward_kernel(TileSize tile) { return find_kernel<Cell::lstm>(tile); }
-BackwardKernel gru_backward_kernel(TileSize tile) { return find_kernel<Cell::gru>(tile); }
+BackwardKernel backward_kernel_of(Cell cell, TileSize tile) {
+  switch (cell) {
+    case Cell::lstm: return find_kernel<Cell::lstm>(tile);
+    case Cell::gru: return find_kernel<Cell::gru>(tile);
+    case Cell::gru_reset_first: return nullptr;  // its steps are launched by themselves
+    case Cell::rnn:
+    case Cell::rnn_relu: return find_kernel<Cell::rnn>(tile);
+  }
+  return nullptr;
+}
 
 }  // namespace arraynn::cuda::rnn

@@ -8,7 +8,7 @@
 namespace arraynn::cuda::rnn {
 
 template <Cell cell>
-inline constexpr int gates_of = cell == Cell::lstm ? 4 : 3;
+inline constexpr int gates_of = gate_count(cell);
 
 // ---- functions of either type ----
 
@@ -23,11 +23,21 @@ __device__ __forceinline__ double multiply_add(double a, double b, double c) { r
 
 // Step s of the layer's own steps is t in time, which runs against them in a reverse direction; slots of
 // states are those of RnnForward.
+// Where sequences end, and where their states are cleared before a step.
+struct Marks {
+  const int64_t *lengths, *reset_marks;
+  int64_t reset_t, reset_n;
+
+  __device__ __forceinline__ bool active(int64_t t, int64_t n) const { return !lengths || t < lengths[n]; }
+  __device__ __forceinline__ bool reset(int64_t t, int64_t n) const {
+    return reset_marks && reset_marks[t * reset_t + n * reset_n] && active(t, n);
+  }
+};
+
 template <class T>
-struct Forward {
+struct Forward : Marks {
   int64_t steps, batch, hidden, out_t, out_n;
-  const int64_t* lengths;
-  bool reverse, tf32;
+  bool reverse, tf32, relu;
   int64_t first, end;  // the steps of this launch; after the last one the state is written to h_n and c_n
   const T *w_hh, *b_ih, *b_hh;
   T* gates;  // the input's product, of times from `gates_t` on; if saving, the activated gates after it
@@ -55,14 +65,14 @@ __device__ __forceinline__ Ahead<cell, T> look_ahead(const Forward<T>& a, int64_
                                                      const T* h, int64_t h_step) {
   Ahead<cell, T> in{};
   int64_t t = a.time(s);
-  in.active = !a.lengths || t < a.lengths[n];
+  in.active = a.active(t, n);
   const T* x = a.gates + ((t - a.gates_t) * a.batch + n) * gates_of<cell> * a.hidden + unit;
   if (in.active) {
 #pragma unroll
     for (int g = 0; g < gates_of<cell>; ++g) in.x[g] = x[g * a.hidden];
   }
   if (cell == Cell::gru || !in.active) in.h = h[n * h_step + unit];
-  if (cell == Cell::lstm) in.c = a.c_before(s)[n * a.hidden + unit];
+  if (cell == Cell::lstm && !a.reset(t, n)) in.c = a.c_before(s)[n * a.hidden + unit];
   return in;
 }
 
@@ -78,6 +88,22 @@ __device__ __forceinline__ void load_biases(const Forward<T>& a, int64_t unit, T
     bool inside = cell == Cell::gru && g == 2;
     if (a.b_hh) bias[inside ? 3 : g] += a.b_hh[g * a.hidden + unit];
   }
+}
+
+// Returns h as the next step sees it: zero, if that resets it.
+template <Cell cell, class T>
+__device__ __forceinline__ T write_state(const Forward<T>& a, int64_t s, int64_t n, int64_t unit, bool active, T h,
+                                         T c) {
+  int64_t at = n * a.hidden + unit;
+  a.output[a.time(s) * a.out_t + n * a.out_n + unit] = active ? h : T(0);
+  if (s + 1 < a.steps && a.reset(a.time(s + 1), n)) h = 0;
+  if (a.h) a.h[a.after(s) * a.batch * a.hidden + at] = h;
+  if (cell == Cell::lstm) a.c_after(s)[at] = c;
+  if (s + 1 == a.end) {
+    a.h_n[at] = h;
+    if (cell == Cell::lstm && a.c) a.c_n[at] = c;
+  }
+  return h;
 }
 
 // `product`: the recurrent one, gate by gate. Returns h.
@@ -96,6 +122,10 @@ __device__ __forceinline__ T finish_forward(const Forward<T>& a, int64_t s, int6
       }
       c = multiply_add(gate[1], c, gate[0] * gate[2]);
       h = gate[3] * hyperbolic_tangent(c);
+    } else if constexpr (cell == Cell::rnn) {
+      T x = in.x[0] + (product[0] + bias[0]);
+      h = a.relu ? (x < T(0) ? T(0) : x) : hyperbolic_tangent(x);  // NaN < 0 is false, so NaN stays
+      gate[0] = h;
     } else {
       gate[0] = sigmoid(in.x[0] + (product[0] + bias[0]));
       gate[1] = sigmoid(in.x[1] + (product[1] + bias[1]));
@@ -110,32 +140,26 @@ __device__ __forceinline__ T finish_forward(const Forward<T>& a, int64_t s, int6
       for (int g = 0; g < gates_of<cell>; ++g) saved[g * a.hidden] = gate[g];
     }
   }
-  a.output[t * a.out_t + n * a.out_n + unit] = in.active ? h : T(0);
-  if (a.h) a.h[a.after(s) * states + at] = h;
-  if (cell == Cell::lstm) a.c_after(s)[at] = c;
-  if (s + 1 == a.end) {
-    a.h_n[at] = h;
-    if (cell == Cell::lstm && a.c) a.c_n[at] = c;
-  }
-  return h;
+  return write_state<cell>(a, s, n, unit, in.active, h, c);
 }
 
 // ---- backward ----
 
 // Step s is the s-th from the end of the layer's own steps. Its gate gradients are a row of `d` for each
-// sequence: i f g o of an LSTM, before the activation; r z hn of a GRU, and from d_n on n. What pads the
-// first part to `padded` is zero.
+// sequence, before the activation: i f g o of an LSTM; r z hn of a GRU, and from d_n on n; an RNN's one.
+// What pads the first part to `padded` is zero.
 template <class T>
-struct Backward {
+struct Backward : Marks {
   int64_t steps, batch, hidden, out_t, out_n;
-  const int64_t* lengths;
-  bool reverse, tf32;
+  bool reverse, tf32, relu;
   const T *w_hh, *gates, *hidden_n, *h, *c, *d_output;
   T* d;
   int64_t d_step, padded, d_n;
   T *carry, *dc;  // what flows to h of the earlier step besides the product, and to c; changed in place
 
   __device__ __forceinline__ int64_t time(int64_t s) const { return reverse ? s : steps - 1 - s; }
+  // Whether nothing flows from the later step, which cleared the state.
+  __device__ __forceinline__ bool cut(int64_t s, int64_t n) const { return s > 0 && reset(time(s - 1), n); }
   __device__ __forceinline__ int64_t before(int64_t s) const { return time(s) + (reverse ? 1 : 0); }
   __device__ __forceinline__ int64_t after(int64_t s) const { return time(s) + (reverse ? 0 : 1); }
   __device__ __forceinline__ T* gradients(int64_t s) const { return d + time(s) * batch * d_step; }
@@ -144,25 +168,28 @@ struct Backward {
 template <Cell cell, class T>
 struct Behind {
   T gate[gates_of<cell>];
-  T before, after;  // an LSTM's c before and after the step; a GRU's h before it and W_hn h + b_hn
+  T before, after;  // an LSTM's c before and after the step; a GRU's h before it and W_hn h + b_hn; else nothing
   T d_out, carry, dc;
-  bool active;
+  bool active, cut;
 };
 
 template <Cell cell, class T>
 __device__ __forceinline__ Behind<cell, T> look_behind(const Backward<T>& a, int64_t s, int64_t n, int64_t unit) {
   Behind<cell, T> in{};
   int64_t t = a.time(s), at = n * a.hidden + unit, states = a.batch * a.hidden;
-  in.active = !a.lengths || t < a.lengths[n];
+  in.active = a.active(t, n);
+  in.cut = a.cut(s, n);
   in.carry = a.carry[at];
   if (!in.active) return in;
   const T* gates = a.gates + (t * a.batch + n) * gates_of<cell> * a.hidden + unit;
 #pragma unroll
   for (int g = 0; g < gates_of<cell>; ++g) in.gate[g] = gates[g * a.hidden];
-  in.before = (cell == Cell::lstm ? a.c : a.h)[a.before(s) * states + at];
-  in.after = cell == Cell::lstm ? a.c[a.after(s) * states + at] : a.hidden_n[t * states + at];
+  if (cell != Cell::rnn) {
+    if (cell != Cell::lstm || !a.reset(t, n)) in.before = (cell == Cell::lstm ? a.c : a.h)[a.before(s) * states + at];
+    in.after = cell == Cell::lstm ? a.c[a.after(s) * states + at] : a.hidden_n[t * states + at];
+  }
   in.d_out = a.d_output[t * a.out_t + n * a.out_n + unit];
-  if (cell == Cell::lstm) in.dc = a.dc[at];
+  if (cell == Cell::lstm && !in.cut) in.dc = a.dc[at];
   return in;
 }
 
@@ -171,7 +198,7 @@ template <Cell cell, class T>
 __device__ __forceinline__ void finish_backward(const Backward<T>& a, int64_t s, int64_t n, int64_t unit,
                                                 const Behind<cell, T>& in, T product) {
   int64_t at = n * a.hidden + unit;
-  T d[4] = {0, 0, 0, 0}, carry = in.carry + product;
+  T d[4] = {0, 0, 0, 0}, carry = in.cut ? T(0) : in.carry + product;
   if (in.active) {
     T dh = carry + in.d_out;
     if constexpr (cell == Cell::lstm) {
@@ -182,6 +209,10 @@ __device__ __forceinline__ void finish_backward(const Backward<T>& a, int64_t s,
       d[2] = dc * i * (T(1) - g * g);
       d[3] = dh * tc * o * (T(1) - o);
       a.dc[at] = dc * f;
+      carry = 0;
+    } else if constexpr (cell == Cell::rnn) {
+      T y = in.gate[0];
+      d[0] = a.relu ? (y <= T(0) ? T(0) : dh) : dh * (T(1) - y * y);
       carry = 0;
     } else {
       T r = in.gate[0], z = in.gate[1], new_h = in.gate[2];
@@ -194,10 +225,11 @@ __device__ __forceinline__ void finish_backward(const Backward<T>& a, int64_t s,
     }
   }
   a.carry[at] = carry;
+  if (cell == Cell::lstm && in.cut && !in.active) a.dc[at] = 0;
   T* to = a.gradients(s) + n * a.d_step;
 #pragma unroll
-  for (int g = 0; g < 3; ++g) to[g * a.hidden + unit] = d[g];
-  to[(cell == Cell::lstm ? 3 * a.hidden : a.d_n) + unit] = d[3];
+  for (int g = 0; g < gates_of<cell>; ++g) to[g * a.hidden + unit] = d[g];
+  if (cell == Cell::gru) to[a.d_n + unit] = d[3];
   if (unit + 1 == a.hidden)
     for (int64_t k = gates_of<cell> * a.hidden; k < a.padded; ++k) to[k] = 0;
 }

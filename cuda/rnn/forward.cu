@@ -141,7 +141,15 @@ ForwardKernel find_kernel(TileSize tile) {
 
 }  // namespace
 
-ForwardKernel lstm_forward_kernel(TileSize tile) { return find_kernel<Cell::lstm>(tile); }
-ForwardKernel gru_forward_kernel(TileSize tile) { return find_kernel<Cell::gru>(tile); }
+ForwardKernel forward_kernel_of(Cell cell, TileSize tile) {
+  switch (cell) {
+    case Cell::lstm: return find_kernel<Cell::lstm>(tile);
+    case Cell::gru: return find_kernel<Cell::gru>(tile);
+    case Cell::gru_reset_first: return nullptr;  // its steps are launched by themselves
+    case Cell::rnn:
+    case Cell::rnn_relu: return find_kernel<Cell::rnn>(tile);
+  }
+  return nullptr;
+}
 
 }  // namespace arraynn::cuda::rnn

@@ -14,10 +14,8 @@ using ForwardKernel = void (*)(Forward<float>, ForwardBuffers, Cut);
 using BackwardKernel = void (*)(Backward<float>, Cut);
 
 // Null where there is no kernel of that tile.
-ForwardKernel lstm_forward_kernel(TileSize tile);
-ForwardKernel gru_forward_kernel(TileSize tile);
-BackwardKernel lstm_backward_kernel(TileSize tile);
-BackwardKernel gru_backward_kernel(TileSize tile);
+ForwardKernel forward_kernel_of(Cell cell, TileSize tile);
+BackwardKernel backward_kernel_of(Cell cell, TileSize tile);
 
 // The products of one step: of `batch` rows with k elements each by the weights of `hidden` units, each of
 // which has so many columns.
@@ -26,8 +24,8 @@ struct Problem {
   Cell cell;
   bool backward;
   int64_t batch, hidden;
-  int columns() const { return backward ? 1 : cell == Cell::lstm ? 4 : 3; }
-  int64_t k() const { return backward ? (cell == Cell::lstm ? 4 : 3) * hidden : hidden; }
+  int columns() const { return backward ? 1 : gate_count(cell); }
+  int64_t k() const { return backward ? gate_count(cell) * hidden : hidden; }
 };
 
 struct Plan {

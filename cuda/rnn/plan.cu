@@ -39,23 +39,16 @@ double clocks_of_launches(const Problem& p) {
   return launches_clocks + std::max(products * terms(p) / products_per_clock, weight_bytes / all_cache_bytes_per_clock);
 }
 
-ForwardKernel forward_kernel(const Problem& p, TileSize tile) {
-  return p.cell == Cell::lstm ? lstm_forward_kernel(tile) : gru_forward_kernel(tile);
-}
-BackwardKernel backward_kernel(const Problem& p, TileSize tile) {
-  return p.cell == Cell::lstm ? lstm_backward_kernel(tile) : gru_backward_kernel(tile);
-}
-
 bool resident(const Problem& p, const Plan& plan) {
-  int blocks = p.backward ? resident_blocks(backward_kernel(p, plan.tile), threads, plan.shared_bytes, p.place)
-                          : resident_blocks(forward_kernel(p, plan.tile), threads, plan.shared_bytes, p.place);
+  int blocks = p.backward ? resident_blocks(backward_kernel_of(p.cell, plan.tile), threads, plan.shared_bytes, p.place)
+                          : resident_blocks(forward_kernel_of(p.cell, plan.tile), threads, plan.shared_bytes, p.place);
   return blocks > 0 && static_cast<unsigned>(blocks) >= plan.blocks();
 }
 
 // consider(plan, clocks of a step) for each number of slices that a block may have.
 template <class F>
 void each_plan(const Problem& p, TileSize tile, Chip chip, const F& consider) {
-  if (p.backward ? !backward_kernel(p, tile) : !forward_kernel(p, tile)) return;
+  if (p.backward ? !backward_kernel_of(p.cell, tile) : !forward_kernel_of(p.cell, tile)) return;
   int units = tile.width() / p.columns();
   int64_t slices = ceil_div(p.hidden, units), groups = ceil_div(p.batch, tile.rows()), k_groups = ceil_div(p.k(), 16);
   size_t slice_bytes = 64 * static_cast<size_t>(k_groups * tile.width());

@@ -20,7 +20,7 @@ from .linear import linear
 from .loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss, mse_loss
 from .optimizer import adam_step, clip_grad_norm, sgd_step
 from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
-from .rnn import gru, gru_cell, lstm, lstm_cell
+from .rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 
 if TYPE_CHECKING:
     from . import cuda, layers, optim, reference
@@ -66,6 +66,8 @@ __all__ = [
     "predict",
     "reference",
     "relu",
+    "rnn",
+    "rnn_cell",
     "save",
     "set_num_threads",
     "sgd_step",

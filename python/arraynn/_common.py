@@ -154,6 +154,17 @@ def as_dtype(array: Any, dtype: Any) -> Any:
     return array.astype(dtype) if library is None else library.astype(array, dtype)
 
 
+def as_flags(array: Any) -> Any:
+    """Return a boolean array as integers of one byte, and anything else as it is."""
+    if isinstance(array, np.ndarray):
+        return array.view(np.uint8) if array.dtype == np.bool_ else array
+    library = _device.library_of(array)
+    if library is None or library.dtype_name(array) != "bool":
+        return array
+    one = library.empty((1,), "uint8", library.where(array)[1])
+    return library.astype(array, one.dtype)
+
+
 def ndim(value: Any) -> int | None:
     """Return the number of dimensions of an array, or None for what is none."""
     if isinstance(value, np.ndarray) or _device.library_of(value) is not None:

@@ -1,41 +1,23 @@
-"""Recurrent cells and layers: LSTM and GRU."""
+"""Recurrent cells and layers: LSTM, GRU and plain recurrent networks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
-
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
 from . import _core
-from ._common import Array, flag, generator, gradient_like, integer, ndim, rng_key
-from ._vjp import defvjp
-
-_Pull: TypeAlias = Callable[[Any], tuple[Any, ...]]
-_State: TypeAlias = tuple[Array, Array]
-
-
-def _states(op: str, hx: Any) -> tuple[Any, Any]:
-    """Return an LSTM's (h, c), or (None, None)."""
-    if hx is None:
-        return None, None
-    if not isinstance(hx, tuple | list) or len(hx) != 2:
-        raise TypeError(f"{op}: hx is {_kind(hx)}, expected a tuple (h, c)")
-    if hx[0] is None or hx[1] is None:
-        raise TypeError(f"{op}: hx holds None, expected a tuple (h, c) of arrays")
-    return hx[0], hx[1]
-
-
-def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
-
-
-def _like(gradients: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    return [
-        None if argument is None else gradient_like(gradient, argument)
-        for gradient, argument in zip(gradients, arguments, strict=True)
-    ]
-
+from ._common import Array
+from ._rnn import (
+    Call,
+    State,
+    define_cell_vjp,
+    define_layer_vjp,
+    define_lstm_cell_vjp,
+    is_relu,
+    is_reset_first,
+    required,
+    states,
+)
 
 # ---- cells ----------------------------------------------------------------------------------------
 
@@ -47,7 +29,7 @@ def lstm_cell(
     w_hh: Array,
     b_ih: Array | None = None,
     b_hh: Array | None = None,
-) -> _State:
+) -> State:
     """Take one LSTM step.
 
     ``i, f, o = sigmoid(W x + b)``, ``g = tanh(W x + b)`` (each with its part of both products and
@@ -72,8 +54,14 @@ def lstm_cell(
     ------
     TypeError, ValueError
         An argument is not a floating array, or its shape does not fit.
+
+    Notes
+    -----
+    Weights of other formulas: where there is one bias, it is `b_ih`; where one matrix W takes h and x
+    joined, ``W [h, x]``, `w_hh` is its first H columns and `w_ih` the others, the gates' matrices
+    stacked in the order i, f, g, o (g is often written as a candidate, c~).
     """
-    h, c = _states("lstm_cell", _required("lstm_cell", hx))
+    h, c = states("lstm_cell", required("lstm_cell", hx))
     _, h, c, _ = _core.lstm_cell(input, h, c, (w_ih, w_hh, b_ih, b_hh), False)
     return h, c
 
@@ -86,13 +74,15 @@ def gru_cell(
     b_ih: Array | None = None,
     b_hh: Array | None = None,
     *,
+    reset_after: bool = True,
     out: Array | None = None,
 ) -> Array:
     """Take one GRU step.
 
     ``r, z = sigmoid(W x + b)`` (with both products and biases),
     ``n = tanh(W_in x + b_in + r (W_hn h + b_hn))``, ``h' = (1 - z) n + z h`` (Cho et al., 2014, with
-    the reset gate behind the product, as cuDNN and PyTorch have it).
+    the reset gate behind the product, as cuDNN and PyTorch have it); without `reset_after` it is
+    before it, as in the paper: ``n = tanh(W_in x + b_in + W_hn (r h) + b_hn)``.
 
     Parameters
     ----------
@@ -104,6 +94,8 @@ def gru_cell(
     w_hh : array of shape (3 H, H)
         Gate order r, z, n, as in PyTorch.
     b_ih, b_hh : arrays of shape (3 H,), optional
+    reset_after : bool, default True
+        Whether the reset gate is behind the product with the state or before it.
     out : array of shape (N, H) or (H,), optional
         Where to write the result.
 
@@ -115,107 +107,68 @@ def gru_cell(
     ------
     TypeError, ValueError
         An argument is not a floating array, or its shape does not fit.
+
+    Notes
+    -----
+    Weights of other formulas: where z means the opposite, ``h' = (1 - z) h + z n`` (Chung et al.,
+    2014, and many textbooks), change the sign of z's rows of all weights and biases, since
+    ``1 - sigmoid(a) = sigmoid(-a)``. Where there is one bias, it is `b_ih`. Where one matrix W takes
+    h and x joined, ``W [h, x]``, `w_hh` is its first H columns and `w_ih` the others, the gates'
+    matrices stacked in the order r, z, n.
     """
-    params = (w_ih, w_hh, b_ih, b_hh)
-    h: Array = _core.gru_cell(input, _required("gru_cell", hx), params, False, out)
+    other = reset_after is not True and is_reset_first("gru_cell", reset_after)
+    h: Array = _core.gru_cell(input, required("gru_cell", hx), (w_ih, w_hh, b_ih, b_hh), other, False, out)
     return h
 
 
-def _required(op: str, hx: Any) -> Any:
-    if hx is None:
-        raise TypeError(f"{op}: hx is None, expected the state before the step")
-    return hx
-
-
-@defvjp(lstm_cell, "input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
-def _lstm_cell_vjp(
-    wanted: tuple[bool, ...],
-    input: Array,
-    hx: tuple[Array, Array],
-    w_ih: Array,
-    w_hh: Array,
-    b_ih: Array | None = None,
-    b_hh: Array | None = None,
-) -> tuple[_State, _Pull]:
-    params = (w_ih, w_hh, b_ih, b_hh)
-    h0, c0 = _states("lstm_cell", _required("lstm_cell", hx))
-    _, h, c, saved = _core.lstm_cell(input, h0, c0, params, True)
-
-    def pull(cotangent: _State) -> tuple[Any, ...]:
-        dx, dh, dc, d_params = _core.lstm_cell_backward(
-            input, params, saved, cotangent[0], cotangent[1], wanted[0], any(wanted[2:])
-        )
-        state = (gradient_like(dh, h0), gradient_like(dc, c0))
-        return _chosen(wanted, gradient_like(dx, input), state, _like(d_params, params))
-
-    return (h, c), pull
-
-
-@defvjp(gru_cell, "input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
-def _gru_cell_vjp(
-    wanted: tuple[bool, ...],
+def rnn_cell(
     input: Array,
     hx: Array,
     w_ih: Array,
     w_hh: Array,
     b_ih: Array | None = None,
     b_hh: Array | None = None,
-) -> tuple[Array, _Pull]:
-    params = (w_ih, w_hh, b_ih, b_hh)
-    h, saved = _core.gru_cell(input, _required("gru_cell", hx), params, True, None)
+    *,
+    nonlinearity: str = "tanh",
+    out: Array | None = None,
+) -> Array:
+    """Take one step of a plain recurrent network.
 
-    def pull(cotangent: Array) -> tuple[Any, ...]:
-        dx, dh, _, d_params = _core.gru_cell_backward(
-            input, params, saved, cotangent, None, wanted[0], any(wanted[2:])
-        )
-        return _chosen(wanted, gradient_like(dx, input), gradient_like(dh, hx), _like(d_params, params))
+    ``h' = tanh(W_ih x + b_ih + W_hh h + b_hh)``, or ``max(0, .)`` of the same (Elman, 1990).
 
-    return h, pull
+    Parameters
+    ----------
+    input : array of shape (N, I) or (I,)
+        Floating.
+    hx : array of shape (N, H) or (H,)
+        The state h.
+    w_ih : array of shape (H, I)
+    w_hh : array of shape (H, H)
+    b_ih, b_hh : arrays of shape (H,), optional
+    nonlinearity : {'tanh', 'relu'}, default 'tanh'
+    out : array of shape (N, H) or (H,), optional
+        Where to write the result.
+
+    Returns
+    -------
+    array of shape (N, H) or (H,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not a floating array, its shape does not fit, or `nonlinearity` is unknown.
+    """
+    params, relu = (w_ih, w_hh, b_ih, b_hh), is_relu("rnn_cell", nonlinearity)
+    h: Array = _core.rnn_cell(input, required("rnn_cell", hx), params, relu, False, out)
+    return h
 
 
-def _chosen(wanted: tuple[bool, ...], dx: Any, d_state: Any, d_params: list[Any]) -> tuple[Any, ...]:
-    gradients = (dx, d_state, *d_params)
-    return tuple(g if want else None for g, want in zip(gradients, wanted, strict=True))
+define_lstm_cell_vjp(lstm_cell)
+define_cell_vjp(gru_cell, lambda reset_after=True: is_reset_first("gru_cell", reset_after))
+define_cell_vjp(rnn_cell, lambda nonlinearity="tanh": is_relu("rnn_cell", nonlinearity))
 
 
 # ---- layers ---------------------------------------------------------------------------------------
-
-
-class _Sequence:
-    """A call of `lstm` or `gru`, its options spelled as the binding takes them."""
-
-    def __init__(
-        self,
-        op: str,
-        input: Array,
-        params: Sequence[Array],
-        num_layers: int,
-        bidirectional: bool,
-        batch_first: bool,
-        dropout: float,
-        training: bool,
-        lengths: Array | None,
-        rng: Any,
-    ) -> None:
-        if isinstance(params, np.ndarray) or not isinstance(params, Sequence):
-            raise TypeError(f"{op}: params is {_kind(params)}, expected a flat sequence of arrays")
-        layers = integer(op, "num_layers", num_layers)
-        if layers < 1:
-            raise ValueError(f"{op}: num_layers is {layers}, expected at least 1")
-        if not isinstance(dropout, int | float | np.floating):
-            raise TypeError(f"{op}: dropout is {dropout!r}, expected a float from 0 to 1")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"{op}: dropout is {dropout}, expected 0 to 1")
-        rate = float(dropout) if flag(op, "training", training) and layers > 1 else 0.0
-        keys: list[int] = []
-        if rate > 0 and len(params) >= 2 * layers:  # else the call is refused
-            source = generator(op, rng)
-            keys = [rng_key(op, source) for _ in range(layers - 1)]
-        both, batch_first = flag(op, "bidirectional", bidirectional), flag(op, "batch_first", batch_first)
-        self.swap = batch_first and ndim(input) == 3
-        self.input = input.swapaxes(0, 1) if self.swap else input
-        self.params = list(params)
-        self.options = (layers, both, batch_first, lengths, rate, keys)
 
 
 def lstm(
@@ -230,7 +183,8 @@ def lstm(
     training: bool = False,
     lengths: Array | None = None,
     rng: Any = None,
-) -> tuple[Array, _State]:
+    reset: Array | None = None,
+) -> tuple[Array, State]:
     """Run an LSTM over sequences (see `lstm_cell` for the step).
 
     Parameters
@@ -253,6 +207,10 @@ def lstm(
         the final state is that at its end; the reverse direction starts there.
     rng : numpy.random.Generator, int or None
         For the dropout masks.
+    reset : bool or integer array of shape (T, N), (N, T) with `batch_first`, or (T,), optional
+        Where it is true, or not zero, the states h and c of a sequence are zero before that step, as where
+        another sequence begins; no gradient flows through. Each direction counts steps its own way: the
+        reverse one has step t + 1 before step t. Past a sequence's end nothing is reset.
 
     Returns
     -------
@@ -265,11 +223,21 @@ def lstm(
     TypeError, ValueError
         An argument has the wrong type, shape or value.
     """
-    h, c = _states("lstm", hx)
-    s = _Sequence(
-        "lstm", input, params, num_layers, bidirectional, batch_first, dropout, training, lengths, rng
+    h, c = states("lstm", hx)
+    call = Call(
+        "lstm",
+        input,
+        params,
+        num_layers,
+        bidirectional,
+        batch_first,
+        dropout,
+        training,
+        lengths,
+        rng,
+        reset,
     )
-    output, h_n, c_n, _ = _core.lstm(s.input, h, c, s.params, *s.options, False)
+    output, h_n, c_n, _ = _core.lstm(call.input, h, c, call.params, *call.options, False)
     return output, (h_n, c_n)
 
 
@@ -285,6 +253,8 @@ def gru(
     training: bool = False,
     lengths: Array | None = None,
     rng: Any = None,
+    reset_after: bool = True,
+    reset: Array | None = None,
 ) -> tuple[Array, Array]:
     """Run a GRU over sequences (see `gru_cell` for the step).
 
@@ -308,6 +278,12 @@ def gru(
         the final state is that at its end; the reverse direction starts there.
     rng : numpy.random.Generator, int or None
         For the dropout masks.
+    reset_after : bool, default True
+        Whether the reset gate is behind the product with the state or before it.
+    reset : bool or integer array of shape (T, N), (N, T) with `batch_first`, or (T,), optional
+        Where it is true, or not zero, the state of a sequence is zero before that step, as where
+        another sequence begins; no gradient flows through. Each direction counts steps its own way: the
+        reverse one has step t + 1 before step t. Past a sequence's end nothing is reset.
 
     Returns
     -------
@@ -320,47 +296,25 @@ def gru(
     TypeError, ValueError
         An argument has the wrong type, shape or value.
     """
-    s = _Sequence(
-        "gru", input, params, num_layers, bidirectional, batch_first, dropout, training, lengths, rng
+    call = Call(
+        "gru",
+        input,
+        params,
+        num_layers,
+        bidirectional,
+        batch_first,
+        dropout,
+        training,
+        lengths,
+        rng,
+        reset,
+        reset_after is not True and is_reset_first("gru", reset_after),
     )
-    output, h_n, _, _ = _core.gru(s.input, hx, None, s.params, *s.options, False)
+    output, h_n, _, _ = _core.gru(call.input, hx, None, call.params, *call.options, False)
     return output, h_n
 
 
-@defvjp(lstm, "input", "hx", "params")
-def _lstm_vjp(
-    wanted: tuple[bool, ...],
-    input: Array,
-    hx: tuple[Array, Array] | None,
-    params: Sequence[Array],
-    *,
-    num_layers: int = 1,
-    bidirectional: bool = False,
-    batch_first: bool = False,
-    dropout: float = 0.0,
-    training: bool = False,
-    lengths: Array | None = None,
-    rng: Any = None,
-) -> tuple[tuple[Array, _State], _Pull]:
-    h, c = _states("lstm", hx)
-    s = _Sequence(
-        "lstm", input, params, num_layers, bidirectional, batch_first, dropout, training, lengths, rng
-    )
-    output, h_n, c_n, saved = _core.lstm(s.input, h, c, s.params, *s.options, True)
-
-    def pull(cotangent: tuple[Array, _State]) -> tuple[Any, ...]:
-        dx, dh, dc, d_params = _core.lstm_backward(
-            s.input, s.params, *s.options, saved, cotangent[0], *cotangent[1], wanted[0], wanted[2]
-        )
-        state = (gradient_like(dh, h), gradient_like(dc, c)) if wanted[1] and hx is not None else None
-        return _sequence_gradients(wanted, s, dx, state, d_params)
-
-    return (output, (h_n, c_n)), pull
-
-
-@defvjp(gru, "input", "hx", "params")
-def _gru_vjp(
-    wanted: tuple[bool, ...],
+def rnn(
     input: Array,
     hx: Array | None,
     params: Sequence[Array],
@@ -372,25 +326,66 @@ def _gru_vjp(
     training: bool = False,
     lengths: Array | None = None,
     rng: Any = None,
-) -> tuple[tuple[Array, Array], _Pull]:
-    s = _Sequence(
-        "gru", input, params, num_layers, bidirectional, batch_first, dropout, training, lengths, rng
+    nonlinearity: str = "tanh",
+    reset: Array | None = None,
+) -> tuple[Array, Array]:
+    """Run a plain recurrent network over sequences (see `rnn_cell` for the step).
+
+    Parameters
+    ----------
+    input : array of shape (T, N, I), or (N, T, I) with `batch_first`, or (T, I)
+        Floating. T may be 0.
+    hx : array of shape (num_layers * D, N, H) or (num_layers * D, H), or None
+        The initial state; zeros if None. D is 2 if bidirectional, else 1.
+    params : sequence of arrays
+        In the order of PyTorch's ``_flat_weights``: per layer and direction ``w_ih`` (H, I or D H),
+        ``w_hh`` (H, H), and with biases ``b_ih`` (H,), ``b_hh`` (H,).
+    num_layers : int, default 1
+    bidirectional : bool, default False
+    batch_first : bool, default False
+    dropout : float, default 0.0
+        Applied to the output of each layer but the last, if `training`.
+    training : bool, default False
+    lengths : integer array of shape (N,), optional
+        Lengths of the sequences, 0 to T, in any order. Past a sequence's end the output is zero;
+        the final state is that at its end; the reverse direction starts there.
+    rng : numpy.random.Generator, int or None
+        For the dropout masks.
+    nonlinearity : {'tanh', 'relu'}, default 'tanh'
+    reset : bool or integer array of shape (T, N), (N, T) with `batch_first`, or (T,), optional
+        Where it is true, or not zero, the state of a sequence is zero before that step, as where
+        another sequence begins; no gradient flows through. Each direction counts steps its own way: the
+        reverse one has step t + 1 before step t. Past a sequence's end nothing is reset.
+
+    Returns
+    -------
+    output : array of shape (T, N, D H), (N, T, D H) or (T, D H)
+        The last layer's h of every step, both directions side by side.
+    h_n : array of the shape of the initial state
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, shape or value.
+    """
+    call = Call(
+        "rnn",
+        input,
+        params,
+        num_layers,
+        bidirectional,
+        batch_first,
+        dropout,
+        training,
+        lengths,
+        rng,
+        reset,
+        is_relu("rnn", nonlinearity),
     )
-    output, h_n, _, saved = _core.gru(s.input, hx, None, s.params, *s.options, True)
-
-    def pull(cotangent: tuple[Array, Array]) -> tuple[Any, ...]:
-        dx, dh, _, d_params = _core.gru_backward(
-            s.input, s.params, *s.options, saved, cotangent[0], cotangent[1], None, wanted[0], wanted[2]
-        )
-        state = gradient_like(dh, hx) if wanted[1] and hx is not None else None
-        return _sequence_gradients(wanted, s, dx, state, d_params)
-
-    return (output, h_n), pull
+    output, h_n, _, _ = _core.rnn(call.input, hx, None, call.params, *call.options, False)
+    return output, h_n
 
 
-def _sequence_gradients(
-    wanted: tuple[bool, ...], s: _Sequence, dx: Any, d_state: Any, d_params: list[Any]
-) -> tuple[Any, ...]:
-    if wanted[0]:
-        dx = gradient_like(dx.swapaxes(0, 1) if s.swap else dx, s.input)
-    return dx, d_state, _like(d_params, s.params) if wanted[2] else None
+define_layer_vjp(lstm, lambda: False, pair=True)
+define_layer_vjp(gru, lambda reset_after=True: is_reset_first("gru", reset_after))
+define_layer_vjp(rnn, lambda nonlinearity="tanh": is_relu("rnn", nonlinearity))

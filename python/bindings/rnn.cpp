@@ -22,7 +22,8 @@ struct Options {
 // The arrays of a call, promoted and checked; made alike for both passes.
 class Call {
  public:
-  Call(const Options& o, py::handle input, py::handle h, py::handle c, const py::sequence& params, py::handle lengths)
+  Call(const Options& o, py::handle input, py::handle h, py::handle c, const py::sequence& params, py::handle lengths,
+       py::handle reset)
       : args(o.op), options(o) {
     x = args.floating("input", input);
     this->h = args.optional_floating("hx", h);
@@ -36,6 +37,7 @@ class Call {
                                 : args.optional_floating(names_[i].c_str(), params[i]));
     }
     size_t l = lengths.is_none() ? 0 : args.integer("lengths", lengths, true);
+    size_t r = reset.is_none() ? 0 : args.integer("reset", reset, true);
     args.promote(Halves::as_float32);
 
     std::vector<const Array*> views;
@@ -45,7 +47,8 @@ class Call {
       names.push_back(names_[i].c_str());
     }
     bool batched = args[x].ndim == (o.sequence ? 3 : 2);
-    if (l) args.make_contiguous(l);
+    for (size_t marks : {l, r})
+      if (marks) args.make_contiguous(marks);
     RnnArguments a{o.op,
                    o.cell,
                    o.sequence,
@@ -58,11 +61,17 @@ class Call {
                    views.data(),
                    names.data(),
                    static_cast<int64_t>(count),
-                   l ? &args[l] : nullptr};
+                   l ? &args[l] : nullptr,
+                   r ? &args[r] : nullptr,
+                   o.batch_first};
     p = rnn_params(a);
     if (l) {
       args.upload(l);
       p.lengths = static_cast<const int64_t*>(args[l].data);
+    }
+    if (r) {
+      args.upload(r);
+      p.reset = static_cast<const int64_t*>(args[r].data);
     }
     args.make_contiguous(x);
     args.make_contiguous(this->h);
@@ -76,6 +85,8 @@ class Call {
     bool swapped = o.batch_first && batched;
     p.out_t = swapped ? width : p.batch * width;
     p.out_n = swapped ? p.steps * width : width;
+    p.reset_t = swapped ? 1 : p.batch;
+    p.reset_n = swapped ? p.steps : 1;
     p.dropout = o.dropout;
     p.keys = options.keys.data();
   }
@@ -115,10 +126,10 @@ void* data_of(const Arguments& args, const py::object& array) {
   return array.is_none() ? nullptr : args.view_of(array).data;
 }
 
-// (output, h_n, c_n, saved): c_n is None for a GRU, saved is None unless asked for.
+// (output, h_n, c_n, saved): c_n is None but for an LSTM, saved is None unless asked for.
 py::object forward(const Options& o, py::handle input, py::handle h, py::handle c, const py::sequence& params,
-                   py::handle lengths, bool saving) {
-  Call call(o, input, h, c, params, lengths);
+                   py::handle lengths, py::handle reset, bool saving) {
+  Call call(o, input, h, c, params, lengths, reset);
   const RnnParams& p = call.p;
   const Arguments& args = call.args;
   py::object output = call.output(), h_n = call.state(), c_n = py::none(), saved = py::none();
@@ -139,9 +150,9 @@ py::object forward(const Options& o, py::handle input, py::handle h, py::handle 
 
 // (d_input, d_h0, d_c0, list of d_params): input and its gradient with time first.
 py::object backward(const Options& o, py::handle input, const py::sequence& params, py::handle lengths,
-                    const py::object& saved, py::handle d_output, py::handle d_h_n, py::handle d_c_n, bool want_input,
-                    bool want_params) {
-  Call call(o, input, py::none(), py::none(), params, lengths);
+                    py::handle reset, const py::object& saved, py::handle d_output, py::handle d_h_n, py::handle d_c_n,
+                    bool want_input, bool want_params) {
+  Call call(o, input, py::none(), py::none(), params, lengths, reset);
   const RnnParams& p = call.p;
   const Arguments& args = call.args;
   Arguments cotangents(o.op);
@@ -170,30 +181,40 @@ py::object backward(const Options& o, py::handle input, const py::sequence& para
   return py::make_tuple(dx, dh0, dc0, d_params);
 }
 
+// A kind of layer, and its other form where it has one.
+struct Kind {
+  Cell cell, other;
+  Cell choose(bool the_other) const { return the_other ? other : cell; }
+};
+
 Options sequence_options(const char* op, Cell cell, int64_t layers, bool bidirectional, bool batch_first,
                          double dropout, std::vector<uint64_t> keys) {
   return {op, cell, true, layers, bidirectional ? 2 : 1, batch_first, dropout, std::move(keys)};
 }
 
-void bind_sequence(py::module_& m, const char* op, Cell cell) {
-  m.def(op, [=](py::handle input, py::handle h, py::handle c, const py::sequence& params, int64_t layers,
-                bool bidirectional, bool batch_first, py::handle lengths, double dropout, std::vector<uint64_t> keys,
-                bool saving) {
-    return forward(sequence_options(op, cell, layers, bidirectional, batch_first, dropout, std::move(keys)), input, h,
-                   c, params, lengths, saving);
+void bind_sequence(py::module_& m, const char* op, Kind kind) {
+  m.def(op, [=](py::handle input, py::handle h, py::handle c, const py::sequence& params, bool other, int64_t layers,
+                bool bidirectional, bool batch_first, py::handle lengths, py::handle reset, double dropout,
+                std::vector<uint64_t> keys, bool saving) {
+    return forward(
+        sequence_options(op, kind.choose(other), layers, bidirectional, batch_first, dropout, std::move(keys)), input,
+        h, c, params, lengths, reset, saving);
   });
   m.def((std::string(op) + "_backward").c_str(),
-        [=](py::handle input, const py::sequence& params, int64_t layers, bool bidirectional, bool batch_first,
-            py::handle lengths, double dropout, std::vector<uint64_t> keys, const py::object& saved,
-            py::handle d_output, py::handle d_h_n, py::handle d_c_n, bool want_input, bool want_params) {
-          return backward(sequence_options(op, cell, layers, bidirectional, batch_first, dropout, std::move(keys)),
-                          input, params, lengths, saved, d_output, d_h_n, d_c_n, want_input, want_params);
+        [=](py::handle input, const py::sequence& params, bool other, int64_t layers, bool bidirectional,
+            bool batch_first, py::handle lengths, py::handle reset, double dropout, std::vector<uint64_t> keys,
+            const py::object& saved, py::handle d_output, py::handle d_h_n, py::handle d_c_n, bool want_input,
+            bool want_params) {
+          return backward(
+              sequence_options(op, kind.choose(other), layers, bidirectional, batch_first, dropout, std::move(keys)),
+              input, params, lengths, reset, saved, d_output, d_h_n, d_c_n, want_input, want_params);
         });
 }
 
-// A GRU cell's one result may go to `out`; (h, saved) if saving.
-py::object gru_cell(py::handle input, py::handle h, const py::sequence& params, bool saving, py::handle out) {
-  Call call({"gru_cell", Cell::gru}, input, h, py::none(), params, py::none());
+// The one result of a cell without c may go to `out`; (h, saved) if saving.
+py::object one_state_cell(const Options& o, py::handle input, py::handle h, const py::sequence& params, bool saving,
+                          py::handle out) {
+  Call call(o, input, h, py::none(), params, py::none(), py::none());
   const RnnParams& p = call.p;
   const Arguments& args = call.args;
   const Array& state = args[call.h];
@@ -212,25 +233,36 @@ py::object gru_cell(py::handle input, py::handle h, const py::sequence& params, 
   return saving ? py::object(py::make_tuple(result.finish(), saved)) : result.finish();
 }
 
-void bind_cell_backward(py::module_& m, const char* op, Cell cell) {
+void bind_one_state_cell(py::module_& m, const char* op, Kind kind) {
+  m.def(op, [=](py::handle input, py::handle h, const py::sequence& params, bool other, bool saving, py::handle out) {
+    return one_state_cell({op, kind.choose(other)}, input, h, params, saving, out);
+  });
+}
+
+void bind_cell_backward(py::module_& m, const char* op, Kind kind) {
   m.def((std::string(op) + "_backward").c_str(),
-        [=](py::handle input, const py::sequence& params, const py::object& saved, py::handle d_h, py::handle d_c,
-            bool want_input, bool want_params) {
-          return backward({op, cell}, input, params, py::none(), saved, d_h, py::none(), d_c, want_input, want_params);
+        [=](py::handle input, const py::sequence& params, bool other, const py::object& saved, py::handle d_h,
+            py::handle d_c, bool want_input, bool want_params) {
+          return backward({op, kind.choose(other)}, input, params, py::none(), py::none(), saved, d_h, py::none(), d_c,
+                          want_input, want_params);
         });
 }
 
 }  // namespace
 
 void bind_rnn(py::module_& m) {
+  constexpr Kind lstm{Cell::lstm, Cell::lstm}, gru{Cell::gru, Cell::gru_reset_first}, rnn{Cell::rnn, Cell::rnn_relu};
   m.def("lstm_cell", [](py::handle input, py::handle h, py::handle c, const py::sequence& params, bool saving) {
-    return forward({"lstm_cell", Cell::lstm}, input, h, c, params, py::none(), saving);
+    return forward({"lstm_cell", Cell::lstm}, input, h, c, params, py::none(), py::none(), saving);
   });
-  m.def("gru_cell", &gru_cell);
-  bind_cell_backward(m, "lstm_cell", Cell::lstm);
-  bind_cell_backward(m, "gru_cell", Cell::gru);
-  bind_sequence(m, "lstm", Cell::lstm);
-  bind_sequence(m, "gru", Cell::gru);
+  bind_one_state_cell(m, "gru_cell", gru);
+  bind_one_state_cell(m, "rnn_cell", rnn);
+  bind_cell_backward(m, "lstm_cell", lstm);
+  bind_cell_backward(m, "gru_cell", gru);
+  bind_cell_backward(m, "rnn_cell", rnn);
+  bind_sequence(m, "lstm", lstm);
+  bind_sequence(m, "gru", gru);
+  bind_sequence(m, "rnn", rnn);
 }
 
 }  // namespace arraynn::python

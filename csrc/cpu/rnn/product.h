@@ -1,7 +1,7 @@
 // The recurrent product, the heart of a step: a few rows of the state times one panel of weights
-// that was packed once for all steps. A panel is G vectors wide. Forward, these are the same V
-// hidden units under each of G gates, so that a unit's gates meet in one tile; backward, 4 V
-// neighbouring hidden units.
+// that was packed once for all steps. A panel is 3 or 4 vectors wide. Forward, these are the same V
+// hidden units under each of G gates, so that a unit's gates meet in one tile, or several such groups
+// where gates are few; backward, 4 V neighbouring hidden units.
 #pragma once
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
@@ -10,12 +10,18 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 namespace {
 
 #if defined(ARRAYNN_ISA_avx512) || defined(__aarch64__)
-template <int G>
-constexpr int row_block = 24 / G;  // rows whose accumulators fill 24 of 32 registers
+constexpr int tile_vectors = 24;  // accumulators, of 32 registers
 #else
-template <int G>
-constexpr int row_block = 12 / G;
+constexpr int tile_vectors = 12;
 #endif
+template <int G>
+constexpr int row_block = tile_vectors / G;
+
+// Of a forward panel: how many groups of V hidden units it has, and its width in vectors.
+template <int G>
+constexpr int panel_groups = G < 3 ? 4 / G : 1;
+template <int G>
+constexpr int panel_width = G * panel_groups<G>;
 
 // tile[r][g] = sum_k state[r * row + k] panel[k][g]
 template <class T, int G, int R>
@@ -90,7 +96,36 @@ class Pieces {
   size_t used_ = 0;
 };
 
+// f(cell), a constant; the two RNNs differ in one function alone, and are one.
+template <class F>
+void with_cell(Cell cell, const F& f) {
+  switch (cell) {
+    case Cell::lstm: return f(std::integral_constant<Cell, Cell::lstm>{});
+    case Cell::gru: return f(std::integral_constant<Cell, Cell::gru>{});
+    case Cell::gru_reset_first: return f(std::integral_constant<Cell, Cell::gru_reset_first>{});
+    case Cell::rnn:
+    case Cell::rnn_relu: return f(std::integral_constant<Cell, Cell::rnn>{});
+  }
+}
+
 inline bool is_active(const RnnLayer& p, int64_t t, int64_t n) { return !p.lengths || t < p.lengths[n]; }
+// Whether the state is cleared before step t.
+inline bool is_reset(const RnnLayer& p, int64_t t, int64_t n) {
+  return p.reset && p.reset[t * p.reset_t + n * p.reset_n] && is_active(p, t, n);
+}
+// The same of the step that follows in the layer's own time, if there is one.
+inline bool is_reset_next(const RnnLayer& p, int64_t t, int64_t n) {
+  if (!p.reset) return false;
+  int64_t next = p.reverse ? t - 1 : t + 1;
+  return next >= 0 && next < p.steps && is_reset(p, next, n);
+}
+// Clears the rows of a state where the layer's first step resets it.
+template <class T>
+void clear_reset_rows(const RnnLayer& p, T* state) {
+  if (!p.reset || p.steps == 0) return;
+  for (int64_t n = 0; n < p.batch; ++n)
+    if (is_reset(p, p.reverse ? p.steps - 1 : 0, n)) std::fill_n(state + n * p.hidden, p.hidden, T(0));
+}
 
 }  // namespace
 

@@ -11,7 +11,8 @@ from .dropout import Dropout
 from .flatten import Flatten
 from .linear import Linear
 from .pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
-from .rnn import GRU, LSTM, EachStep, GRUCell, LastStep, LSTMCell
+from .rnn import GRU, LSTM, RNN, EachStep, LastStep
+from .rnn_cells import GRUCell, LSTMCell, RNNCell
 from .sequential import Sequential
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "GELU",
     "GRU",
     "LSTM",
+    "RNN",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "Conv1d",
@@ -35,6 +37,7 @@ __all__ = [
     "LogSoftmax",
     "MaxPool2d",
     "Parameter",
+    "RNNCell",
     "ReLU",
     "Sequential",
     "SiLU",

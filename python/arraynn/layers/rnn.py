@@ -1,4 +1,4 @@
-"""`LSTM`, `GRU`, `LSTMCell`, `GRUCell`, and what takes their output apart: `EachStep`, `LastStep`."""
+"""`LSTM`, `GRU` and `RNN`, and what takes their output apart: `EachStep`, `LastStep`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..rnn import gru, gru_cell, lstm, lstm_cell
-from .base import Layer, Parameter, Seed, size, uniform
+from ..rnn import gru, lstm, rnn
+from .base import Layer, Seed, size, uniform
+from .rnn_cells import check_nonlinearity
 
 
 class _Recurrent(Layer):
@@ -57,7 +58,13 @@ class _Recurrent(Layer):
                     setattr(self, name + suffix, uniform(self.rng, bound, shape, dtype))
                     self._names.append(name + suffix)
 
-    def forward(self, x: NDArray[Any], hx: Any = None, lengths: NDArray[Any] | None = None) -> Any:
+    def forward(
+        self,
+        x: NDArray[Any],
+        hx: Any = None,
+        lengths: NDArray[Any] | None = None,
+        reset: NDArray[Any] | None = None,
+    ) -> Any:
         self._with_hx = hx is not None
         return self._run(
             self.op,
@@ -71,7 +78,13 @@ class _Recurrent(Layer):
             training=self.training,
             lengths=lengths,
             rng=self.rng,
+            reset=reset,
+            **self._options(),
         )
+
+    def _options(self) -> dict[str, Any]:
+        """Return what the op takes besides."""
+        return {}
 
     def backward(self, dy: Any) -> Any:
         dx, dhx, gradients = self._take_pullback()(dy)
@@ -95,7 +108,7 @@ class _Recurrent(Layer):
 class LSTM(_Recurrent):
     """Layers of LSTM over a sequence, `arraynn.lstm`.
 
-    ``output, (h_n, c_n) = layer(x, hx=None, lengths=None)``. `backward` takes
+    ``output, (h_n, c_n) = layer(x, hx=None, lengths=None, reset=None)``. `backward` takes
     ``(doutput, (dh_n, dc_n))``, any part of it None, and returns ``dx``, or ``(dx, (dh_0, dc_0))``
     if the call was given `hx`.
 
@@ -121,116 +134,103 @@ class LSTM(_Recurrent):
 class GRU(_Recurrent):
     """Layers of GRU over a sequence, `arraynn.gru`.
 
-    ``output, h_n = layer(x, hx=None, lengths=None)``. `backward` takes ``(doutput, dh_n)``, either
-    of them None, and returns ``dx``, or ``(dx, dh_0)`` if the call was given `hx`. Parameters and
-    attributes as in `LSTM`, with the gates in the order r, z, n.
+    ``output, h_n = layer(x, hx=None, lengths=None, reset=None)``. `backward` takes
+    ``(doutput, dh_n)``, either of them None, and returns ``dx``, or ``(dx, dh_0)`` if the call was given
+    `hx`. Parameters and attributes as in `LSTM`, with the gates in the order r, z, n, and besides
+
+    Parameters
+    ----------
+    reset_after : bool, keyword-only, default True
+        Whether the reset gate is behind the product with the state, as in ``torch.nn.GRU``, or before it.
     """
 
     op = staticmethod(gru)
     gates = 3
 
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        reset_after: bool = True,
+        rng: Seed = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            rng=rng,
+            dtype=dtype,
+        )
+        self.reset_after = reset_after
 
-class _Cell(Layer):
-    op: ClassVar[Callable[..., Any]]
-    gates: ClassVar[int]
+    def _options(self) -> dict[str, Any]:
+        return {"reset_after": self.reset_after}
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
+
+class RNN(_Recurrent):
+    """Layers of a plain recurrent network over a sequence, `arraynn.rnn`.
+
+    ``output, h_n = layer(x, hx=None, lengths=None, reset=None)``; `backward`, parameters and attributes
+    as in `GRU`, but for the gates, of which there are none.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional
+        As in ``torch.nn.RNN``; `nonlinearity` is 'tanh' or 'relu'.
+    rng, dtype
+        As in `LSTM`.
+    """
+
+    op = staticmethod(rnn)
+    gates = 1
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
         bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
         *,
         rng: Seed = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.input_size = size(self, "input_size", input_size)
-        self.hidden_size = size(self, "hidden_size", hidden_size)
-        self.bias = bias
-        self._calls: list[Callable[[Any], tuple[Any, ...]]] = []
-        rng = np.random.default_rng(rng)
-        rows, bound = self.gates * hidden_size, 1 / math.sqrt(hidden_size)
-        self.weight_ih = uniform(rng, bound, (rows, input_size), dtype)
-        self.weight_hh = uniform(rng, bound, (rows, hidden_size), dtype)
-        self.bias_ih = uniform(rng, bound, (rows,), dtype) if bias else None
-        self.bias_hh = uniform(rng, bound, (rows,), dtype) if bias else None
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            rng=rng,
+            dtype=dtype,
+        )
+        self.nonlinearity = check_nonlinearity(self, nonlinearity)
 
-    def _parameters(self) -> tuple[Parameter | None, ...]:
-        return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
-
-    def _zeros(self, x: NDArray[Any]) -> Any:
-        return np.zeros((*x.shape[:-1], self.hidden_size), x.dtype)
-
-    def forward(self, x: NDArray[Any], hx: Any = None) -> Any:
-        state = self._zeros(x) if hx is None else hx
-        out = self._run(self.op, x, state, *(None if p is None else p.data for p in self._parameters()))
-        if self._pullback is not None:
-            self._calls.append(self._take_pullback())
-        return out
-
-    def backward(self, dy: Any) -> Any:
-        if not self._calls:
-            raise self._no_call()
-        dx, dhx, *gradients = self._calls.pop()(dy)
-        for parameter, gradient in zip(self._parameters(), gradients, strict=True):
-            if parameter is not None:
-                parameter.accumulate(gradient)
-        return dx, dhx
-
-    def train(self, mode: bool = True) -> Self:
-        self._calls.clear()
-        return super().train(mode)
-
-    def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
-
-
-class LSTMCell(_Cell):
-    """One step of an LSTM, `arraynn.lstm_cell`: ``h, c = cell(x, hx=None)``, with ``hx = (h, c)``.
-
-    A cell is called once per step, so it remembers all its calls in `train` mode: each `backward`
-    goes back through the latest one that is left, and returns ``(dx, (dh, dc))``.
-
-    Parameters
-    ----------
-    input_size, hidden_size, bias
-        As in ``torch.nn.LSTMCell``.
-    rng, dtype
-        As in `Conv1d`.
-
-    Attributes
-    ----------
-    weight_ih, weight_hh, bias_ih, bias_hh : Parameter
-        Gates in the order i, f, g, o. All drawn from U(-k, k) with k = 1/sqrt(hidden_size).
-
-    Examples
-    --------
-    >>> state = None
-    >>> for x in steps:
-    ...     state = cell(x, state)
-    >>> dstate = (dh, None)
-    >>> for _ in steps:
-    ...     dx, dstate = cell.backward(dstate)
-    """
-
-    op = staticmethod(lstm_cell)
-    gates = 4
-
-    def _zeros(self, x: NDArray[Any]) -> Any:
-        return super()._zeros(x), super()._zeros(x)
-
-
-class GRUCell(_Cell):
-    """One step of a GRU, `arraynn.gru_cell`: ``h = cell(x, hx=None)``, with ``hx = h``.
-
-    As `LSTMCell`, with the gates in the order r, z, n; `backward` returns ``(dx, dh)``.
-    """
-
-    op = staticmethod(gru_cell)
-    gates = 3
+    def _options(self) -> dict[str, Any]:
+        return {"nonlinearity": self.nonlinearity}
 
 
 class EachStep(Layer):
-    """Of what `LSTM` or `GRU` returns, the output at every step: its first item."""
+    """Of what `LSTM`, `GRU` or `RNN` returns, the output at every step: its first item."""
 
     def forward(self, output_and_state: tuple[Any, Any]) -> NDArray[Any]:
         output: NDArray[Any] = _pair(self, output_and_state)[0]
@@ -241,7 +241,7 @@ class EachStep(Layer):
 
 
 class LastStep(Layer):
-    """Of what `LSTM` or `GRU` returns, the last layer's hidden state at each sequence's end.
+    """Of what `LSTM`, `GRU` or `RNN` returns, the last layer's hidden state at each sequence's end.
 
     Of shape (N, H). With two directions (N, 2 H): where each of them ends, the reverse one at the
     sequence's first step.

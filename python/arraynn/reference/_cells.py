@@ -1,4 +1,4 @@
-"""One step of an LSTM and of a GRU, with its gradient: what cells and layers are made of."""
+"""One step of each kind of cell, with its gradient: what cells and layers are made of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ._common import Array, wide
 from .activation import _sigmoid
 
-State = tuple[Array, ...]  # (h, c) of an LSTM, (h,) of a GRU
+State = tuple[Array, ...]  # (h, c) of an LSTM, else (h,)
 Weights = tuple[Array, Array, Array, Array]  # w_ih, w_hh, b_ih, b_hh; zeros for biases left out
 StepPull = Callable[[State], tuple[Array, State, Weights]]
 Step = Callable[[Array, State, Weights], tuple[State, StepPull]]
@@ -61,6 +61,56 @@ def _gru_step(x: Array, state: State, weights: Weights) -> tuple[State, StepPull
     return ((1 - z) * n + z * h,), pull
 
 
+def _gru_reset_first_step(x: Array, state: State, weights: Weights) -> tuple[State, StepPull]:
+    (h,) = state
+    w_ih, w_hh, b_ih, b_hh = weights
+    hidden = h.shape[-1]
+    xr, xz, xn = np.split(x @ w_ih.T + b_ih, 3, axis=-1)
+    hr, hz = np.split(h @ w_hh[: 2 * hidden].T + b_hh[: 2 * hidden], 2, axis=-1)
+    r, z = _sigmoid(xr + hr), _sigmoid(xz + hz)
+    n = np.tanh(xn + (r * h) @ w_hh[2 * hidden :].T + b_hh[2 * hidden :])
+
+    def pull(dstate: State) -> tuple[Array, State, Weights]:
+        (dh,) = dstate
+        dn = dh * (1 - z) * (1 - n**2)
+        dz = dh * (h - n) * z * (1 - z)
+        drh = dn @ w_hh[2 * hidden :]
+        dr = drh * h * r * (1 - r)
+        da, through = np.concatenate([dr, dz, dn], axis=-1), dh * z + drh * r
+        # r and z's part of the products is _products'; n's part saw r h
+        gates = np.concatenate([dr, dz, np.zeros_like(dn)], axis=-1)
+        _, dstates, (_, dw_hh, _, _) = _products(gates, gates, x, h, w_ih, w_hh, (through,), ())
+        rows = np.atleast_2d(da)
+        dw_hh[2 * hidden :] = np.atleast_2d(dn).T @ np.atleast_2d(r * h)
+        return da @ w_ih, dstates, (rows.T @ np.atleast_2d(x), dw_hh, rows.sum(0), rows.sum(0))
+
+    return ((1 - z) * n + z * h,), pull
+
+
+def _rnn_step(x: Array, state: State, weights: Weights) -> tuple[State, StepPull]:
+    (h,) = state
+    w_ih, w_hh, b_ih, b_hh = weights
+    new = np.tanh(x @ w_ih.T + b_ih + h @ w_hh.T + b_hh)
+
+    def pull(dstate: State) -> tuple[Array, State, Weights]:
+        da = dstate[0] * (1 - new**2)
+        return _products(da, da, x, h, w_ih, w_hh, (), ())
+
+    return (new,), pull
+
+
+def _rnn_relu_step(x: Array, state: State, weights: Weights) -> tuple[State, StepPull]:
+    (h,) = state
+    w_ih, w_hh, b_ih, b_hh = weights
+    new = np.maximum(x @ w_ih.T + b_ih + h @ w_hh.T + b_hh, 0.0)
+
+    def pull(dstate: State) -> tuple[Array, State, Weights]:
+        da = np.where(new <= 0, 0.0, dstate[0])
+        return _products(da, da, x, h, w_ih, w_hh, (), ())
+
+    return (new,), pull
+
+
 def _products(
     da_x: Array, da_h: Array, x: Array, h: Array, w_ih: Array, w_hh: Array, direct: State, others: State
 ) -> tuple[Array, State, Weights]:
@@ -75,7 +125,8 @@ def _products(
 
 
 LSTM = Cell(4, 2, _lstm_step)
-GRU = Cell(3, 1, _gru_step)
+GRU = {True: Cell(3, 1, _gru_step), False: Cell(3, 1, _gru_reset_first_step)}  # by reset_after
+RNN = {"tanh": Cell(1, 1, _rnn_step), "relu": Cell(1, 1, _rnn_relu_step)}
 
 
 def weights_of(w_ih: Array, w_hh: Array, b_ih: Array | None, b_hh: Array | None) -> Weights:

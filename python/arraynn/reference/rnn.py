@@ -1,27 +1,17 @@
-"""LSTM and GRU: one step, and whole sequences."""
+"""LSTM, GRU and plain recurrent networks: one step, and whole sequences."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .._vjp import defvjp
-from ._cells import GRU, LSTM, Cell, State, StepPull, Weights, weights_of
-from ._common import (
-    Array,
-    deliver,
-    floating,
-    fraction,
-    integer,
-    integers,
-    result_dtype,
-    rounded,
-    shaped,
-    wide,
-)
-from .dropout import Rng, as_generator, draw_key, keep_scale
+from ._cells import GRU, LSTM, RNN, Cell, weights_of
+from ._common import Array, deliver, rounded, wide
+from ._sequences import as_states, check_cell, layers
+from .dropout import Rng
 
 
 def lstm_cell(
@@ -39,7 +29,7 @@ def lstm_cell(
 
     Input (N, I), hx = (h, c) of (N, H) each, w_ih (4H, I), w_hh (4H, H), biases (4H,); or without N.
     """
-    dtype = _check_cell("lstm_cell", LSTM, input, hx, w_ih, w_hh, b_ih, b_hh)
+    dtype = check_cell("lstm_cell", LSTM, input, hx, w_ih, w_hh, b_ih, b_hh)
     (h, c), _ = LSTM.step(wide(input), (wide(hx[0]), wide(hx[1])), weights_of(w_ih, w_hh, b_ih, b_hh))
     return rounded(h, dtype), rounded(c, dtype)
 
@@ -52,18 +42,56 @@ def gru_cell(
     b_ih: Array | None = None,
     b_hh: Array | None = None,
     *,
+    reset_after: bool = True,
     out: Array | None = None,
 ) -> Array:
-    """One step of a GRU (Cho et al. 2014, with the reset after the product; torch.nn.GRUCell).
+    """One step of a GRU (Cho et al. 2014; by default with the reset after the product, as torch.nn.GRUCell).
 
     r = sigmoid(W_ir x + b_ir + W_hr h + b_hr);  z = sigmoid(W_iz x + b_iz + W_hz h + b_hz);
-    n = tanh(W_in x + b_in + r * (W_hn h + b_hn));  h' = (1 - z) * n + z * h.
+    n = tanh(W_in x + b_in + r * (W_hn h + b_hn));  h' = (1 - z) * n + z * h;
+    or, with the reset before the product, n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
 
     Input (N, I), hx (N, H), w_ih (3H, I), w_hh (3H, H), biases (3H,); or without N.
     """
-    dtype = _check_cell("gru_cell", GRU, input, hx, w_ih, w_hh, b_ih, b_hh)
-    (h,), _ = GRU.step(wide(input), (wide(hx),), weights_of(w_ih, w_hh, b_ih, b_hh))
+    cell = _gru("gru_cell", reset_after)
+    dtype = check_cell("gru_cell", cell, input, hx, w_ih, w_hh, b_ih, b_hh)
+    (h,), _ = cell.step(wide(input), (wide(hx),), weights_of(w_ih, w_hh, b_ih, b_hh))
     return deliver("gru_cell", h, dtype, out, input, hx, w_ih, w_hh, b_ih, b_hh)
+
+
+def _gru(op: str, reset_after: bool) -> Cell:
+    if not isinstance(reset_after, bool | np.bool_):
+        raise TypeError(f"{op}: reset_after must be True or False, got {reset_after!r}")
+    return GRU[bool(reset_after)]
+
+
+def rnn_cell(
+    input: Array,
+    hx: Array,
+    w_ih: Array,
+    w_hh: Array,
+    b_ih: Array | None = None,
+    b_hh: Array | None = None,
+    *,
+    nonlinearity: str = "tanh",
+    out: Array | None = None,
+) -> Array:
+    """One step of a plain recurrent network (Elman 1990; torch.nn.RNNCell).
+
+    h' = f(W_ih x + b_ih + W_hh h + b_hh), where f is tanh or max(0, .).
+
+    Input (N, I), hx (N, H), w_ih (H, I), w_hh (H, H), biases (H,); or without N.
+    """
+    cell = _rnn("rnn_cell", nonlinearity)
+    dtype = check_cell("rnn_cell", cell, input, hx, w_ih, w_hh, b_ih, b_hh)
+    (h,), _ = cell.step(wide(input), (wide(hx),), weights_of(w_ih, w_hh, b_ih, b_hh))
+    return deliver("rnn_cell", h, dtype, out, input, hx, w_ih, w_hh, b_ih, b_hh)
+
+
+def _rnn(op: str, nonlinearity: str) -> Cell:
+    if not isinstance(nonlinearity, str) or nonlinearity not in RNN:
+        raise ValueError(f"{op}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    return RNN[nonlinearity]
 
 
 def lstm(
@@ -78,6 +106,7 @@ def lstm(
     training: bool = False,
     lengths: Array | None = None,
     rng: Rng = None,
+    reset: Array | None = None,
 ) -> tuple[Array, tuple[Array, Array]]:
     """`lstm_cell` along sequences, in layers and directions (torch.nn.LSTM).
 
@@ -88,9 +117,10 @@ def lstm(
 
     A layer takes the previous one's output, both directions joined, after dropout. Sequence n ends
     after lengths[n] steps: past it the output is zero and the state stands still, and the reverse
-    direction starts there.
+    direction starts there. Where reset (T, N) is true (laid out as the input is), the state is zero
+    before the step, in either direction.
     """
-    output, states, _ = _layers(
+    output, finals, _ = layers(
         "lstm",
         LSTM,
         input,
@@ -103,8 +133,9 @@ def lstm(
         training,
         lengths,
         rng,
+        reset,
     )
-    return output, (states[0], states[1])
+    return output, (finals[0], finals[1])
 
 
 def gru(
@@ -119,11 +150,13 @@ def gru(
     training: bool = False,
     lengths: Array | None = None,
     rng: Rng = None,
+    reset_after: bool = True,
+    reset: Array | None = None,
 ) -> tuple[Array, Array]:
     """`gru_cell` along sequences, in layers and directions (torch.nn.GRU); as `lstm`, with one state."""
-    output, states, _ = _layers(
+    output, finals, _ = layers(
         "gru",
-        GRU,
+        _gru("gru", reset_after),
         input,
         hx,
         params,
@@ -134,56 +167,51 @@ def gru(
         training,
         lengths,
         rng,
+        reset,
     )
-    return output, states[0]
+    return output, finals[0]
 
 
-def _states(op: str, cell: Cell, hx: Any) -> tuple[Any, ...]:
-    """Return hx as a tuple of states."""
-    if cell.states == 1:
-        return (hx,)
-    if not isinstance(hx, tuple | list):
-        raise TypeError(f"{op}: hx must be a tuple (h, c), got {type(hx).__name__}")
-    if len(hx) != 2:
-        raise ValueError(f"{op}: hx must be a tuple (h, c), got {len(hx)} entries")
-    return tuple(hx)
-
-
-def _state_names(cell: Cell) -> tuple[str, ...]:
-    return ("hx",) if cell.states == 1 else ("hx[0]", "hx[1]")
-
-
-def _check_cell(
-    op: str, cell: Cell, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any
-) -> np.dtype[Any]:
-    floating(op, "input", input, (1, 2))
-    states = _states(op, cell, hx)
-    for name, state in zip(_state_names(cell), states, strict=True):
-        floating(op, name, state)
-    hidden = _check_weights(
-        op, cell, ("w_ih", "w_hh", "b_ih", "b_hh"), (w_ih, w_hh, b_ih, b_hh), input.shape[-1]
+def rnn(
+    input: Array,
+    hx: Array | None,
+    params: Sequence[Array],
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    lengths: Array | None = None,
+    rng: Rng = None,
+    nonlinearity: str = "tanh",
+    reset: Array | None = None,
+) -> tuple[Array, Array]:
+    """`rnn_cell` along sequences, in layers and directions (torch.nn.RNN); as `lstm`, with one state."""
+    output, finals, _ = layers(
+        "rnn",
+        _rnn("rnn", nonlinearity),
+        input,
+        hx,
+        params,
+        num_layers,
+        bidirectional,
+        batch_first,
+        dropout,
+        training,
+        lengths,
+        rng,
+        reset,
     )
-    for name, state in zip(_state_names(cell), states, strict=True):
-        shaped(op, name, state, (*input.shape[:-1], hidden))
-    return result_dtype(op, input, *states, w_ih, w_hh, b_ih, b_hh)
+    return output, finals[0]
 
 
-def _check_weights(op: str, cell: Cell, names: Sequence[str], weights: Sequence[Any], features: int) -> int:
-    """Check one direction's weights against the number of input features; return the hidden size."""
-    for name, weight, ndim in zip(names, weights, (2, 2, 1, 1), strict=False):
-        if weight is not None or ndim == 2:
-            floating(op, name, weight, (ndim,))
-    hidden = int(weights[1].shape[1])
-    rows = cell.gates * hidden
-    shaped(op, names[1], weights[1], (rows, hidden))
-    shaped(op, names[0], weights[0], (rows, features))
-    for name, bias in zip(names[2:], weights[2:], strict=False):
-        if bias is not None:
-            shaped(op, name, bias, (rows,))
-    return hidden
+# -- gradients --------------------------------------------------------------------------------
 
 
-def _cellvjp(op: Callable[..., Any], cell: Cell) -> None:
+def _cellvjp(op: Callable[..., Any], choose: Callable[..., Cell]) -> None:
+    """Give `op` its rule; `choose` tells the cell from the op's own options."""
+
     @defvjp(op, "input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
     def rule(
         wanted: tuple[bool, ...],
@@ -193,16 +221,18 @@ def _cellvjp(op: Callable[..., Any], cell: Cell) -> None:
         w_hh: Array,
         b_ih: Array | None = None,
         b_hh: Array | None = None,
+        **options: Any,
     ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-        out = op(input, hx, w_ih, w_hh, b_ih, b_hh)
-        states = _states(op.__name__, cell, hx)
+        cell = choose(**options)
+        out = op(input, hx, w_ih, w_hh, b_ih, b_hh, **options)
+        given = as_states(op.__name__, cell, hx)
         _, pull_step = cell.step(
-            wide(input), tuple(wide(s) for s in states), weights_of(w_ih, w_hh, b_ih, b_hh)
+            wide(input), tuple(wide(s) for s in given), weights_of(w_ih, w_hh, b_ih, b_hh)
         )
 
         def pull(dout: Any) -> tuple[Any, ...]:
-            dx, dstates, dweights = pull_step(tuple(wide(d) for d in _states(op.__name__, cell, dout)))
-            like = tuple(rounded(d, s.dtype) for d, s in zip(dstates, states, strict=True))
+            dx, dstates, dweights = pull_step(tuple(wide(d) for d in as_states(op.__name__, cell, dout)))
+            like = tuple(rounded(d, s.dtype) for d, s in zip(dstates, given, strict=True))
             gradients: list[Any] = [rounded(dx, input.dtype), like if cell.states == 2 else like[0]]
             for d, weight in zip(dweights, (w_ih, w_hh, b_ih, b_hh), strict=True):
                 gradients.append(None if weight is None else rounded(d, weight.dtype))
@@ -211,209 +241,14 @@ def _cellvjp(op: Callable[..., Any], cell: Cell) -> None:
         return out, pull
 
 
-_cellvjp(lstm_cell, LSTM)
-_cellvjp(gru_cell, GRU)
+_cellvjp(lstm_cell, lambda: LSTM)
+_cellvjp(gru_cell, lambda reset_after=True: _gru("gru_cell", reset_after))
+_cellvjp(rnn_cell, lambda nonlinearity="tanh": _rnn("rnn_cell", nonlinearity))
 
 
-# -- sequences --------------------------------------------------------------------------------
+def _layervjp(op: Callable[..., Any], choose: Callable[..., Cell]) -> None:
+    """Give `op` its rule; `choose` tells the cell from the op's own options."""
 
-
-class _Run(NamedTuple):
-    """One direction of one layer, with what its gradient needs."""
-
-    output: Array  # (T, N, H)
-    state: State
-    pulls: list[tuple[int, StepPull]]  # the steps in the order they were taken
-
-
-def _run(cell: Cell, x: Array, state: State, weights: Weights, active: Array, reverse: bool) -> _Run:
-    """Step through x; where `active` (T, N, 1) is False the state stands still."""
-    output = np.zeros((*x.shape[:2], weights[1].shape[1]))
-    pulls = []
-    for t in reversed(range(len(x))) if reverse else range(len(x)):
-        new, pull = cell.step(x[t], state, weights)
-        state = tuple(np.where(active[t], a, b) for a, b in zip(new, state, strict=True))
-        output[t] = np.where(active[t], new[0], 0.0)
-        pulls.append((t, pull))
-    return _Run(output, state, pulls)
-
-
-def _run_back(
-    run: _Run, x: Array, doutput: Array, dstate: State, weights: Weights, active: Array
-) -> tuple[Array, State, list[Array]]:
-    """Return the gradients of x, of the initial state and of the weights."""
-    dx, dweights = np.zeros_like(x), [np.zeros_like(w) for w in weights]
-    for t, pull in reversed(run.pulls):
-        reached = tuple(np.where(active[t], d, 0.0) for d in (dstate[0] + doutput[t], *dstate[1:]))
-        dx[t], dprevious, dw = pull(reached)
-        dstate = tuple(np.where(active[t], a, b) for a, b in zip(dprevious, dstate, strict=True))
-        for total, part in zip(dweights, dw, strict=True):
-            total += part
-    return dx, dstate, dweights
-
-
-class _Call(NamedTuple):
-    """One call, spelled out: time first, batched, float64."""
-
-    x: Array
-    states: State  # each (layers * directions, N, H)
-    weights: list[Weights]  # one for each layer and direction
-    active: Array  # (T, N, 1): whether step t is inside sequence n
-    scales: list[Array]  # dropout's factors for each layer's output but the last
-    directions: int
-    batched: bool
-    batch_first: bool
-
-
-def _layers(
-    op: str,
-    cell: Cell,
-    input: Any,
-    hx: Any,
-    params: Any,
-    num_layers: Any,
-    bidirectional: bool,
-    batch_first: bool,
-    dropout: Any,
-    training: bool,
-    lengths: Any,
-    rng: Any,
-) -> tuple[Array, State, Callable[[Array, State], tuple[Array, State, list[list[Array]]]]]:
-    """Return output, final states, and the function from their gradients to those of the arguments."""
-    num_layers = integer(op, "num_layers", num_layers, 1)
-    dropout = fraction(op, "dropout", dropout)
-    generator = as_generator(op, rng)
-    call, dtype = _spell(op, cell, input, hx, params, num_layers, bidirectional, batch_first, lengths)
-    if training and dropout > 0:
-        shape = (*call.x.shape[:2], call.directions * call.weights[0][1].shape[1])
-        for _ in range(num_layers - 1):
-            call.scales.append(keep_scale(shape, dropout, draw_key(generator)))
-
-    x, finals, inputs, runs = call.x, [], [], []
-    for layer in range(num_layers):
-        inputs.append(x)
-        for d in range(call.directions):
-            k = layer * call.directions + d
-            initial = tuple(s[k] for s in call.states)
-            runs.append(_run(cell, x, initial, call.weights[k], call.active, reverse=d == 1))
-            finals.append(runs[-1].state)
-        x = np.concatenate([r.output for r in runs[-call.directions :]], axis=-1)
-        if layer < len(call.scales):
-            x = np.where(call.scales[layer] > 0, x * call.scales[layer], 0.0)
-
-    def back(doutput: Array, dfinals: State) -> tuple[Array, State, list[list[Array]]]:
-        dx = _time_first(wide(doutput), call)
-        dinitials: list[State] = [()] * len(runs)
-        dweights: list[list[Array]] = [[]] * len(runs)
-        for layer in reversed(range(num_layers)):
-            if layer < len(call.scales):
-                dx = np.where(call.scales[layer] > 0, dx * call.scales[layer], 0.0)
-            parts, dx = np.split(dx, call.directions, axis=-1), np.zeros_like(inputs[layer])
-            for d, part in enumerate(parts):
-                k = layer * call.directions + d
-                dfinal = tuple(_batched(wide(s), call)[k] for s in dfinals)
-                more, dinitials[k], dweights[k] = _run_back(
-                    runs[k], inputs[layer], part, dfinal, call.weights[k], call.active
-                )
-                dx += more
-        dstates = tuple(_as_given(np.stack(s), call) for s in zip(*dinitials, strict=True))
-        return _layout(dx, call), dstates, dweights
-
-    states = tuple(rounded(_as_given(np.stack(s), call), dtype) for s in zip(*finals, strict=True))
-    return rounded(_layout(x, call), dtype), states, back
-
-
-def _batched(state: Array, call: _Call) -> Array:
-    return state if call.batched else state[:, np.newaxis]
-
-
-def _as_given(state: Array, call: _Call) -> Array:
-    return state if call.batched else state[:, 0]
-
-
-def _time_first(x: Array, call: _Call) -> Array:
-    """Undo `_layout`."""
-    if not call.batched:
-        return x[:, np.newaxis]
-    return x.swapaxes(0, 1) if call.batch_first else x
-
-
-def _layout(x: Array, call: _Call) -> Array:
-    """Return (T, N, features) as the caller lays sequences out."""
-    if not call.batched:
-        return x[:, 0]
-    return x.swapaxes(0, 1) if call.batch_first else x
-
-
-def _spell(
-    op: str,
-    cell: Cell,
-    input: Any,
-    hx: Any,
-    params: Any,
-    num_layers: int,
-    bidirectional: bool,
-    batch_first: bool,
-    lengths: Any,
-) -> tuple[_Call, np.dtype[Any]]:
-    floating(op, "input", input, (2, 3))
-    directions = 2 if bidirectional else 1
-    runs = num_layers * directions
-    hidden = _check_params(op, cell, input, params, num_layers, directions)
-    batched = input.ndim == 3
-    x = wide(input) if batched else wide(input)[:, np.newaxis]
-    if batched and batch_first:
-        x = x.swapaxes(0, 1)
-    steps, batch = x.shape[:2]
-
-    given = () if hx is None else _states(op, cell, hx)
-    for name, state in zip(_state_names(cell), given, strict=False):
-        shaped(op, name, floating(op, name, state), (runs, batch, hidden) if batched else (runs, hidden))
-    dtype = result_dtype(op, input, *given, *params)
-    states = tuple(wide(s).reshape(runs, batch, hidden) for s in given)
-    if hx is None:
-        states = (np.zeros((runs, batch, hidden)),) * cell.states
-
-    active = np.ones((steps, batch, 1), bool)
-    if lengths is not None:
-        if not batched:
-            raise ValueError(f"{op}: lengths needs a batched input, got input of shape {input.shape}")
-        ends = shaped(op, "lengths", integers(op, "lengths", lengths), (batch,))
-        wrong = ends[(ends < 0) | (ends > steps)]
-        if wrong.size:
-            raise ValueError(f"{op}: lengths holds {wrong[0]}, but input has {steps} steps")
-        active = np.arange(steps)[:, np.newaxis, np.newaxis] < ends[:, np.newaxis]
-        x = np.where(active, x, 0.0)  # what lies past an end takes no part, not even a NaN
-    each = len(params) // runs
-    weights = [weights_of(*(*params[k : k + each], None, None)[:4]) for k in range(0, len(params), each)]
-    return _Call(x, states, weights, active, [], directions, batched, batch_first), dtype
-
-
-def _check_params(op: str, cell: Cell, input: Array, params: Any, num_layers: int, directions: int) -> int:
-    """Check the shapes of all weights and return the hidden size."""
-    if not isinstance(params, list | tuple):
-        raise TypeError(f"{op}: params must be a list of arrays, got {type(params).__name__}")
-    runs = num_layers * directions
-    if len(params) not in (2 * runs, 4 * runs):
-        raise ValueError(
-            f"{op}: params has {len(params)} arrays, but num_layers={num_layers} and "
-            f"bidirectional={directions == 2} take {2 * runs}, or {4 * runs} with biases"
-        )
-    each, features, hidden = len(params) // runs, input.shape[-1], 0
-    for k in range(runs):
-        names = [f"params[{i}]" for i in range(k * each, (k + 1) * each)]
-        for name, param in zip(names, params[k * each :], strict=False):
-            floating(op, name, param)
-        size = _check_weights(op, cell, names, params[k * each : (k + 1) * each], features)
-        if k and size != hidden:
-            raise ValueError(f"{op}: {names[1]} has hidden size {size}, but {hidden} came before")
-        hidden = size
-        if k % directions == directions - 1:
-            features = directions * hidden
-    return hidden
-
-
-def _layervjp(op: Callable[..., Any], cell: Cell) -> None:
     @defvjp(op, "input", "hx", "params")
     def rule(
         wanted: tuple[bool, ...],
@@ -428,9 +263,11 @@ def _layervjp(op: Callable[..., Any], cell: Cell) -> None:
         training: bool = False,
         lengths: Array | None = None,
         rng: Rng = None,
+        reset: Array | None = None,
+        **options: Any,
     ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-        name = op.__name__
-        output, states, back = _layers(
+        name, cell = op.__name__, choose(**options)
+        output, finals, back = layers(
             name,
             cell,
             input,
@@ -443,14 +280,15 @@ def _layervjp(op: Callable[..., Any], cell: Cell) -> None:
             training,
             lengths,
             rng,
+            reset,
         )
 
         def pull(dout: Any) -> tuple[Any, ...]:
             doutput, dfinals = dout
-            dx, dstates, dweights = back(doutput, _states(name, cell, dfinals))
+            dx, dstates, dweights = back(doutput, as_states(name, cell, dfinals))
             dhx: Any = None
             if hx is not None:
-                like = zip(dstates, _states(name, cell, hx), strict=True)
+                like = zip(dstates, as_states(name, cell, hx), strict=True)
                 dhx = tuple(rounded(d, s.dtype) for d, s in like)
                 dhx = dhx if cell.states == 2 else dhx[0]
             each = len(params) // len(dweights)
@@ -459,8 +297,9 @@ def _layervjp(op: Callable[..., Any], cell: Cell) -> None:
             gradients = (rounded(dx, input.dtype), dhx, dparams)
             return tuple(g if w else None for g, w in zip(gradients, wanted, strict=True))
 
-        return (output, states if cell.states == 2 else states[0]), pull
+        return (output, finals if cell.states == 2 else finals[0]), pull
 
 
-_layervjp(lstm, LSTM)
-_layervjp(gru, GRU)
+_layervjp(lstm, lambda: LSTM)
+_layervjp(gru, lambda reset_after=True: _gru("gru", reset_after))
+_layervjp(rnn, lambda nonlinearity="tanh": _rnn("rnn", nonlinearity))

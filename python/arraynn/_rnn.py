@@ -1,0 +1,233 @@
+"""What the recurrent ops share: the spelling of a call, and the rules of `vjp`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from . import _core
+from ._common import Array, as_flags, flag, generator, gradient_like, integer, ndim, rng_key
+from ._vjp import defvjp
+
+State: TypeAlias = tuple[Array, Array]
+Pull: TypeAlias = Callable[[Any], tuple[Any, ...]]
+# An op's own options, to whether its layers are of the other form that the kernels know (relu, say).
+Form: TypeAlias = Callable[..., bool]
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
+
+
+# ---- spelling -------------------------------------------------------------------------------------
+
+
+def states(op: str, hx: Any) -> tuple[Any, Any]:
+    """Return an LSTM's (h, c), or (None, None)."""
+    if hx is None:
+        return None, None
+    if not isinstance(hx, tuple | list) or len(hx) != 2:
+        raise TypeError(f"{op}: hx is {_kind(hx)}, expected a tuple (h, c)")
+    if hx[0] is None or hx[1] is None:
+        raise TypeError(f"{op}: hx holds None, expected a tuple (h, c) of arrays")
+    return hx[0], hx[1]
+
+
+def required(op: str, hx: Any) -> Any:
+    if hx is None:
+        raise TypeError(f"{op}: hx is None, expected the state before the step")
+    return hx
+
+
+def is_relu(op: str, nonlinearity: Any) -> bool:
+    """Tell the two nonlinearities of a plain recurrent layer apart."""
+    if not isinstance(nonlinearity, str) or nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"{op}: nonlinearity is {nonlinearity!r}, expected 'tanh' or 'relu'")
+    return nonlinearity == "relu"
+
+
+def is_reset_first(op: str, reset_after: Any) -> bool:
+    """Tell the two places of a GRU's reset gate apart."""
+    return not flag(op, "reset_after", reset_after)
+
+
+class Call:
+    """A call of a recurrent layer, its options spelled as the binding takes them."""
+
+    def __init__(
+        self,
+        op: str,
+        input: Array,
+        params: Sequence[Array],
+        num_layers: int,
+        bidirectional: bool,
+        batch_first: bool,
+        dropout: float,
+        training: bool,
+        lengths: Array | None,
+        rng: Any,
+        reset: Array | None,
+        other: bool = False,
+    ) -> None:
+        if isinstance(params, np.ndarray) or not isinstance(params, Sequence):
+            raise TypeError(f"{op}: params is {_kind(params)}, expected a flat sequence of arrays")
+        layers = integer(op, "num_layers", num_layers)
+        if layers < 1:
+            raise ValueError(f"{op}: num_layers is {layers}, expected at least 1")
+        if not isinstance(dropout, int | float | np.floating):
+            raise TypeError(f"{op}: dropout is {dropout!r}, expected a float from 0 to 1")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"{op}: dropout is {dropout}, expected 0 to 1")
+        rate = float(dropout) if flag(op, "training", training) and layers > 1 else 0.0
+        keys: list[int] = []
+        if rate > 0 and len(params) >= 2 * layers:  # else the call is refused
+            source = generator(op, rng)
+            keys = [rng_key(op, source) for _ in range(layers - 1)]
+        both, batch_first = flag(op, "bidirectional", bidirectional), flag(op, "batch_first", batch_first)
+        self.swap = batch_first and ndim(input) == 3
+        self.input = input.swapaxes(0, 1) if self.swap else input
+        self.params = list(params)
+        marks = None if reset is None else as_flags(reset)
+        self.options = (other, layers, both, batch_first, lengths, marks, rate, keys)
+
+
+# ---- rules ----------------------------------------------------------------------------------------
+
+
+def _chosen(wanted: tuple[bool, ...], dx: Any, d_state: Any, d_params: list[Any]) -> tuple[Any, ...]:
+    gradients = (dx, d_state, *d_params)
+    return tuple(g if want else None for g, want in zip(gradients, wanted, strict=True))
+
+
+def _like(gradients: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+    return [
+        None if argument is None else gradient_like(gradient, argument)
+        for gradient, argument in zip(gradients, arguments, strict=True)
+    ]
+
+
+def _sequence_gradients(
+    wanted: tuple[bool, ...], call: Call, dx: Any, d_state: Any, d_params: list[Any]
+) -> tuple[Any, ...]:
+    if wanted[0]:
+        dx = gradient_like(dx.swapaxes(0, 1) if call.swap else dx, call.input)
+    return dx, d_state, _like(d_params, call.params) if wanted[2] else None
+
+
+def define_lstm_cell_vjp(op: Callable[..., State]) -> None:
+    """Give `lstm_cell` its rule."""
+
+    @defvjp(op, "input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
+    def rule(
+        wanted: tuple[bool, ...],
+        input: Array,
+        hx: State,
+        w_ih: Array,
+        w_hh: Array,
+        b_ih: Array | None = None,
+        b_hh: Array | None = None,
+    ) -> tuple[State, Pull]:
+        params = (w_ih, w_hh, b_ih, b_hh)
+        h0, c0 = states("lstm_cell", required("lstm_cell", hx))
+        _, h, c, saved = _core.lstm_cell(input, h0, c0, params, True)
+
+        def pull(cotangent: State) -> tuple[Any, ...]:
+            dx, dh, dc, d_params = _core.lstm_cell_backward(
+                input, params, False, saved, cotangent[0], cotangent[1], wanted[0], any(wanted[2:])
+            )
+            state = (gradient_like(dh, h0), gradient_like(dc, c0))
+            return _chosen(wanted, gradient_like(dx, input), state, _like(d_params, params))
+
+        return (h, c), pull
+
+
+def define_cell_vjp(op: Callable[..., Array], form: Form) -> None:
+    """Give a cell with one state its rule."""
+    name = form.__name__ = form.__qualname__ = op.__name__  # for Python's own words on wrong arguments
+    forward, backward = getattr(_core, name), getattr(_core, f"{name}_backward")
+
+    @defvjp(op, "input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
+    def rule(
+        wanted: tuple[bool, ...],
+        input: Array,
+        hx: Array,
+        w_ih: Array,
+        w_hh: Array,
+        b_ih: Array | None = None,
+        b_hh: Array | None = None,
+        **options: Any,
+    ) -> tuple[Array, Pull]:
+        params, other = (w_ih, w_hh, b_ih, b_hh), form(**options)
+        h, saved = forward(input, required(name, hx), params, other, True, None)
+
+        def pull(cotangent: Array) -> tuple[Any, ...]:
+            dx, dh, _, d_params = backward(
+                input, params, other, saved, cotangent, None, wanted[0], any(wanted[2:])
+            )
+            return _chosen(wanted, gradient_like(dx, input), gradient_like(dh, hx), _like(d_params, params))
+
+        return h, pull
+
+
+def define_layer_vjp(op: Callable[..., Any], form: Form, *, pair: bool = False) -> None:
+    """Give a recurrent layer its rule; the state of an LSTM is a `pair`."""
+    name = form.__name__ = form.__qualname__ = op.__name__  # for Python's own words on wrong arguments
+    forward, backward = getattr(_core, name), getattr(_core, f"{name}_backward")
+
+    @defvjp(op, "input", "hx", "params")
+    def rule(
+        wanted: tuple[bool, ...],
+        input: Array,
+        hx: Any,
+        params: Sequence[Array],
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        training: bool = False,
+        lengths: Array | None = None,
+        rng: Any = None,
+        reset: Array | None = None,
+        **options: Any,
+    ) -> tuple[Any, Pull]:
+        h, c = states(name, hx) if pair else (hx, None)
+        call = Call(
+            name,
+            input,
+            params,
+            num_layers,
+            bidirectional,
+            batch_first,
+            dropout,
+            training,
+            lengths,
+            rng,
+            reset,
+            form(**options),
+        )
+        output, h_n, c_n, saved = forward(call.input, h, c, call.params, *call.options, True)
+
+        def pull(cotangent: Any) -> tuple[Any, ...]:
+            d_h_n, d_c_n = cotangent[1] if pair else (cotangent[1], None)
+            dx, dh, dc, d_params = backward(
+                call.input,
+                call.params,
+                *call.options,
+                saved,
+                cotangent[0],
+                d_h_n,
+                d_c_n,
+                wanted[0],
+                wanted[2],
+            )
+            state: Any = None
+            if wanted[1] and hx is not None:
+                state = (
+                    (gradient_like(dh, hx[0]), gradient_like(dc, hx[1])) if pair else gradient_like(dh, hx)
+                )
+            return _sequence_gradients(wanted, call, dx, state, d_params)
+
+        return (output, (h_n, c_n) if pair else h_n), pull
