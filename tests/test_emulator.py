@@ -39,7 +39,7 @@ MISTAKES = [
         "device/reduce.h",
         "  if (lane == 0) room[warp] = value;\n  __syncthreads();\n",
         "  if (lane == 0) room[warp] = value;\n",
-        "cross_entropy.cu",
+        "cross_entropy/cross_entropy.cu",
         "check_op('cross_entropy', values((300, 10), np.float32, 1), np.arange(300) % 10)",
     ),
     Mistake(
@@ -47,7 +47,7 @@ MISTAKES = [
         "device/reduce.h",
         "  if (lane == 0) room[warp] = value;\n  __syncthreads();\n",
         "  if (lane == 0) room[warp] = value;\n  if (threadIdx.x != 7) __syncthreads();\n",
-        "cross_entropy.cu",
+        "cross_entropy/cross_entropy.cu",
         "check_op('cross_entropy', values((300, 10), np.float32, 1), np.arange(300) % 10)",
         says="wait for each other in vain",
     ),
@@ -56,7 +56,7 @@ MISTAKES = [
         "device/extent.h",
         "int64_t edges() const { return size - packs * width; }",
         "int64_t edges() const { return size - packs * width + 1; }",
-        "activation.cu",
+        "activation/pointwise.cu",
         "check_op('relu', values((1031,), np.float32, 1))",
         sanitized=True,
         says="heap-buffer-overflow",
@@ -66,7 +66,7 @@ MISTAKES = [
         "device/extent.h",
         "int64_t at(int64_t pack) const { return head + pack * width; }",
         "int64_t at(int64_t pack) const { return head + pack * width - width; }",
-        "activation.cu",
+        "activation/pointwise.cu",
         "check_op('relu', values((1031,), np.float32, 1))",
         sanitized=True,
         says="heap-buffer-overflow",
@@ -119,7 +119,9 @@ def _broken(mistake: Mistake, folder: Path) -> Path:
             command[command.index("-o") + 1] = str(new)
             subprocess.run([*command, *flags], check=True, cwd=entry["directory"])
             made = new
+            units.remove(str(source.relative_to(CUDA)))
         objects.append(made)
+    assert not units, f"not among the sources: {units}"
     library = folder / "libbroken.so"
     subprocess.run(["g++", "-shared", *flags, "-o", library, *objects], check=True)
     return library
