@@ -281,6 +281,8 @@ BAD: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
     (ValueError, "input", (X[:0, :, :2], W), {}),
     (ValueError, "input", (X, W), dict(dilation=3)),
     (ValueError, "input", (X[..., :0], W), dict(padding=1)),
+    (ValueError, "input", (X[..., :0], W), dict(padding=2)),  # padding alone has room for the kernel
+    (ValueError, "input", (X[..., :0, :], W), dict(padding=2)),
     (ValueError, "weight", (X, W[..., :0]), {}),
 ]
 

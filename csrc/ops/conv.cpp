@@ -85,6 +85,8 @@ ConvParams conv_params(const char* op, int dims, const Array& input, const Array
     value_error("%s: input has %lld channels, but weight of shape %s with groups=%lld takes %lld", op,
                 static_cast<ll>(p.in_channels), shape_text(weight).c_str(), static_cast<ll>(o.groups),
                 static_cast<ll>(weight.shape[1] * o.groups));
+  if (p.in_h == 0 || p.in_w == 0)
+    value_error("%s: input has shape %s, expected batch and channels alone to be empty", op, shape_text(input).c_str());
   if (p.kernel_h == 0 || p.kernel_w == 0)
     value_error("%s: weight has shape %s, expected a kernel of at least 1", op, shape_text(weight).c_str());
   if (bias) check_shape(op, "bias", *bias, {p.out_channels});
