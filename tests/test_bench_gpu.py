@@ -8,123 +8,31 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import arraynn as ann
-import ml_dtypes
-import numpy as np
 import pytest
 import torch
-
-BENCH = Path(__file__).resolve().parent.parent / "bench"
-sys.path.insert(0, str(BENCH))
-
-gpu = importlib.import_module("gpu")
-gpu_cases = importlib.import_module("gpu_cases")
-gpu_measure = importlib.import_module("gpu_measure")
-gpu_phases = importlib.import_module("gpu_phases")
-gpu_report = importlib.import_module("gpu_report")
-
-CASES = gpu_cases.cases()
-TINY = gpu_cases.tiny()
-ROOFS = {
-    "copy_gb_per_s": 3000.0,
-    "copy_bytes": 1 << 30,
-    "matrix_tflops": {"bfloat16": 800.0, "float16": 800.0, "tf32": 400.0, "float32": 50.0},
-    "matrix_size": 8192,
-}
-
-
-# arraynn on CPU tensors
-
-
-def _numpy(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return type(value)(map(_numpy, value))
-    if not isinstance(value, torch.Tensor):
-        return value
-    if value.dtype == torch.bfloat16:
-        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return value.detach().numpy()
-
-
-def _torch(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return type(value)(map(_torch, value))
-    if not isinstance(value, np.ndarray):
-        return value
-    if value.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(value.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(value)
-
-
-class _Arraynn:
-    """Stands for arraynn on a GPU: its ops on tensors."""
-
-    cuda = SimpleNamespace(allow_tf32=lambda allow=None: False)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        op = getattr(ann, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return _torch(op(*_numpy(args), **kwargs))
-
-        call.op = op  # type: ignore[attr-defined]
-        return call
-
-    def vjp(self, call: Any, *args: Any, **kwargs: Any) -> Any:
-        out, pullback = ann.vjp(call.op, *_numpy(args), **kwargs)
-        return _torch(out), lambda cotangent: _torch(pullback(_numpy(cotangent)))
-
-
-class _Host:
-    """Stands for the device; its graphs call again what was captured."""
-
-    name = "cpu"
-    cache = 1 << 14
-
-    def synchronize(self) -> None:
-        pass
-
-    def free_memory(self) -> int:
-        return 1 << 30
-
-    def release(self) -> None:
-        pass
-
-    def block(self, run: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    def capture(self, calls: Iterable[Callable[[], Any]]) -> tuple[Callable[[], Any], Any]:
-        kept = list(calls)
-        result: Any = None
-        for call in kept:
-            result = call()
-
-        def replay() -> None:
-            for call in kept:
-                again = call()
-            leaves = gpu_measure.leaves
-            for old, new in zip(leaves(torch, result), leaves(torch, again), strict=True):
-                old.copy_(new)
-
-        return replay, result
-
-    def poisoned(self) -> Any:
-        return nullcontext()
+from gpu_stand_ins import (
+    BENCH,
+    CASES,
+    ROOFS,
+    TINY,
+    Arraynn,
+    Host,
+    gpu,
+    gpu_cases,
+    gpu_measure,
+    gpu_phases,
+    gpu_report,
+)
 
 
 @pytest.fixture
 def tools() -> Any:
-    return gpu_cases.ops.Tools(torch, _Arraynn(), "cpu")
+    return gpu_cases.ops.Tools(torch, Arraynn(), "cpu")
 
 
 # The cases
@@ -185,11 +93,11 @@ def test_flops_and_bytes_of_a_convolution_and_a_layer():
 def test_calls_agree(case, tools):
     with gpu_measure.products(case, tools):
         inputs = case.make(tools)
-        wrong, left_out = gpu_measure.check(case, tools, _Host(), inputs)
+        wrong, left_out = gpu_measure.check(case, tools, Host(), inputs)
         assert wrong == ""
         assert set(left_out) <= {"cupy", "triton"}
         if not case.in_place:  # the stand-in computes when it captures, which a device does not
-            assert gpu_measure.captured(case, tools, _Host(), case.ours, inputs) == ""
+            assert gpu_measure.captured(case, tools, Host(), case.ours, inputs) == ""
 
 
 def test_wrong_dropout_and_cross_entropy_are_seen(tools):
@@ -229,7 +137,7 @@ SHORT = gpu_measure.Settings(rounds=3, fewest_rounds=3, block=0.0, budget=0.0, m
 
 def test_record_of_a_case(tools):
     case = _double(lambda x: x * 2, lambda x: x + x, graph=True)
-    record = gpu_measure.run_case(case, tools, _Host(), ROOFS, SHORT)
+    record = gpu_measure.run_case(case, tools, Host(), ROOFS, SHORT)
     assert "failed" not in record
     assert record["rounds"] == 3
     assert record["sets"] == 4  # no more, though it takes 64 to fill twice the cache
@@ -242,7 +150,7 @@ def test_record_of_a_case(tools):
 
 
 def test_wrong_result_is_not_timed(tools):
-    record = gpu_measure.run_case(_double(lambda x: x * 3, lambda x: x + x), tools, _Host(), ROOFS, SHORT)
+    record = gpu_measure.run_case(_double(lambda x: x * 3, lambda x: x + x), tools, Host(), ROOFS, SHORT)
     assert "differs from float64" in record["failed"]
     assert "ms" not in record
 
@@ -252,7 +160,7 @@ def test_float64_decides_between_us_and_a_rounding_peer(tools):
         return (x * 2).to(torch.bfloat16).to(x.dtype) if x.dtype == torch.float32 else x * 2
 
     wrong, left_out = gpu_measure.check(
-        _double(lambda x: x * 2, rounds), tools, _Host(), torch.linspace(1, 2, 64)
+        _double(lambda x: x * 2, rounds), tools, Host(), torch.linspace(1, 2, 64)
     )
     assert wrong == ""
     assert "ours agrees with float64" in left_out["note"]
@@ -268,7 +176,7 @@ def test_element_that_is_not_written_is_seen(tools):
     case = _double(forgets, lambda x: x * 2)
     forgets(torch.linspace(1, 2, 64))
     result[63] = 4.0  # what was there happens to be right
-    assert gpu_measure.check(case, tools, _Host(), torch.linspace(1, 2, 64))[0]
+    assert gpu_measure.check(case, tools, Host(), torch.linspace(1, 2, 64))[0]
 
 
 def test_peer_that_fails_is_left_out_but_not_pytorch(tools):
@@ -277,21 +185,21 @@ def test_peer_that_fails_is_left_out_but_not_pytorch(tools):
 
     case = _double(lambda x: x * 2, lambda x: x * 2)
     other = replace(case, peers={**case.peers, "cupy": lambda t, x: lambda: breaks(x)})
-    record = gpu_measure.run_case(other, tools, _Host(), ROOFS, SHORT)
+    record = gpu_measure.run_case(other, tools, Host(), ROOFS, SHORT)
     assert record["left_out"] == {"cupy": "RuntimeError: broken"}
     with pytest.raises(RuntimeError, match="broken"):
-        gpu_measure.run_case(_double(lambda x: x, breaks), tools, _Host(), ROOFS, SHORT)
+        gpu_measure.run_case(_double(lambda x: x, breaks), tools, Host(), ROOFS, SHORT)
 
 
 def test_case_that_needs_too_much_memory_is_skipped(tools):
-    record = gpu_measure.run_case(_double(lambda x: x, lambda x: x, bytes=1e12), tools, _Host(), ROOFS, SHORT)
+    record = gpu_measure.run_case(_double(lambda x: x, lambda x: x, bytes=1e12), tools, Host(), ROOFS, SHORT)
     assert "memory" in record["skipped"]
 
 
 def test_order_of_engines_rotates():
     log: list[str] = []
     engines = {name: gpu_measure.Engine(lambda n, name=name: log.append(name)) for name in "abc"}
-    times = gpu_measure.interleave(engines, _Host(), SHORT)
+    times = gpu_measure.interleave(engines, Host(), SHORT)
     assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3, "c": 3}
     assert "".join(log[9:]) == "abc" + "bca" + "cab"
 
@@ -413,7 +321,7 @@ def test_measuring_process_says_what_it_measures(tools, monkeypatch, capsys):
     names = ["relu 64x1024 fp32", "cross_entropy training 128x1000 fp32", "lstm_cell N32 H256 fp32", "broken"]
     broken = replace(TINY[0], name="broken", make=lambda t: t.no_such_thing)
     chosen = [case for case in CASES if case.name in names] + [broken]
-    monkeypatch.setattr(gpu_measure, "_tools", lambda: (tools, _Host()))
+    monkeypatch.setattr(gpu_measure, "_tools", lambda: (tools, Host()))
     monkeypatch.setattr(gpu_measure, "_machine", lambda torch, cupy: {"multiprocessors": 1})
     monkeypatch.setattr(gpu_measure, "measure_roofs", lambda torch, device: ROOFS)
     monkeypatch.setattr(gpu_measure.gc, "freeze", lambda: None)

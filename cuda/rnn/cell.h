@@ -21,8 +21,6 @@ __device__ __forceinline__ double multiply_add(double a, double b, double c) { r
 
 // ---- forward ----
 
-// Step s of the layer's own steps is t in time, which runs against them in a reverse direction; slots of
-// states are those of RnnForward.
 // Where sequences end, and where their states are cleared before a step.
 struct Marks {
   const int64_t *lengths, *reset_marks;
@@ -34,6 +32,8 @@ struct Marks {
   }
 };
 
+// Step s of the layer's own steps is t in time, which runs against them in a reverse direction; slots of
+// states are those of RnnForward.
 template <class T>
 struct Forward : Marks {
   int64_t steps, batch, hidden, out_t, out_n;

@@ -161,7 +161,7 @@ def as_flags(array: Any) -> Any:
     library = _device.library_of(array)
     if library is None or library.dtype_name(array) != "bool":
         return array
-    one = library.empty((1,), "uint8", library.where(array)[1])
+    one = library.empty((1,), "uint8", library.where(array)[1])  # its dtype is what `astype` takes
     return library.astype(array, one.dtype)
 
 

@@ -19,6 +19,7 @@ from ._common import (
     shaped,
     wide,
 )
+from .activation import _sigmoid
 
 Pull = Callable[[Array], tuple[Array | None, ...]]
 
@@ -169,11 +170,6 @@ def _bce(input: Any, target: Any, weight: Any, reduction: Any, pos_weight: Any) 
         losses = w * (linear + (1 - t + p * t) * np.log1p(np.exp(-np.abs(x))))
     slopes = w * ((1 - t) * _sigmoid(x) - p * t * _sigmoid(-x))
     return _Loss(losses, slopes, _divisor(x, reduction), dtype)
-
-
-def _sigmoid(x: Array) -> Array:
-    e = np.exp(-np.abs(x))
-    return np.asarray(np.where(x < 0, e, 1.0) / (1 + e))
 
 
 def _check(
