@@ -115,6 +115,45 @@ def _torch_sgd(**mode: bool) -> Callable[[Inputs], Call]:
     return build
 
 
+# RMSprop, Adagrad
+
+
+def _ours_rmsprop(i: Inputs) -> Call:
+    params, grads = _copies(i.params), i.grads
+    squares = [np.zeros_like(p) for p in params]
+
+    def call() -> Any:
+        ann.rmsprop_step(params, grads, squares, lr=_LR, alpha=0.99, eps=_EPS)
+        return params
+
+    return call
+
+
+def _ours_adagrad(i: Inputs) -> Call:
+    params, grads, steps = _copies(i.params), i.grads, count(1)
+    sums = [np.zeros_like(p) for p in params]
+
+    def call() -> Any:
+        ann.adagrad_step(params, grads, sums, step=next(steps), lr=_LR, eps=_EPS)
+        return params
+
+    return call
+
+
+def _torch_optimizer(name: str, **options: Any) -> Callable[[Inputs], Call]:
+    def build(i: Inputs) -> Call:
+        params = _torch_params(i)
+        optimizer = getattr(peers.torch.optim, name)(params, lr=_LR, eps=_EPS, **options)
+
+        def call() -> Any:
+            optimizer.step()
+            return params
+
+        return call
+
+    return build
+
+
 # Clipping: the bound falls from call to call, so that every call scales
 
 
@@ -185,12 +224,18 @@ def cases() -> list[Case]:
         "torch foreach": _torch_sgd(foreach=True),
         "torch fused": _torch_sgd(fused=True),
     }
+    modes: dict[str, dict[str, bool]] = {"torch": {}, "torch foreach": {"foreach": True}}
+    rmsprop = {mode: _torch_optimizer("RMSprop", **option) for mode, option in modes.items()}
+    modes["torch fused"] = {"fused": True}
+    adagrad = {mode: _torch_optimizer("Adagrad", **option) for mode, option in modes.items()}
     clip = {"torch": _torch_clip, "numpy": _numpy_clip}
     found = []
     for what, shapes in (("8M in 60 tensors", _RESNET), ("1000 tensors of 32", _TINY)):
         found += [
             _case("adam_step", what, shapes, _ours_adam, adam, 7),  # reads p g m v, writes p m v
             _case("sgd_step", what, shapes, _ours_sgd, sgd, 5),  # reads p g b, writes p b
+            _case("rmsprop_step", what, shapes, _ours_rmsprop, rmsprop, 5),  # reads p g s, writes p s
+            _case("adagrad_step", what, shapes, _ours_adagrad, adagrad, 5),
             _case(
                 "clip_grad_norm", what, shapes, _ours_clip, clip, 3
             ),  # reads for the norm, reads and writes to scale

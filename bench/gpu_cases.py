@@ -136,6 +136,7 @@ _NETS = (
     (64, 16, 128),
     (128, 8, 512),
 )
+_OPTIMIZERS = ("adam_step", "sgd_step", "rmsprop_step", "adagrad_step", "clip_grad_norm", "clip_grad_value")
 _BIG, _MANY = [(4096, 4096)] * 4, [(1024,)] * 2000
 
 
@@ -183,7 +184,7 @@ def cases() -> list[Case]:
         found.append(ops.cross_entropy(rows, classes, dtype, True))
     found.append(ops.nll(65536, 1000, "float32", True))
     found += [ops.linear_cross_entropy(8192, 1024, 50257, dtype) for dtype in ("float32", "bfloat16")]
-    for op in ("adam_step", "sgd_step", "clip_grad_norm"):
+    for op in _OPTIMIZERS:
         found.append(ops.optimizer(op, "4 tensors of 4096x4096", _BIG, "optimizer"))
         many = "optimizer, 2000 tensors"
         # clipping hands the host a number, which no graph can
@@ -251,7 +252,7 @@ def tiny() -> list[Case]:
             found.append(ops.linear(33, 65, 17, dtype, backward=flag))
             found += [ops.cross_entropy(7, 131, dtype, flag), ops.nll(7, 131, dtype, flag)]
         found.append(ops.linear_cross_entropy(7, 17, 131, dtype))
-    for op in ("adam_step", "sgd_step", "clip_grad_norm"):
+    for op in _OPTIMIZERS:
         found.append(ops.optimizer(op, "odd tensors", [(131,), (7, 5), (1,)], "optimizer"))
     for kind in ("lstm", "gru", "rnn"):
         found.append(ops.cell(kind, 5, 17))

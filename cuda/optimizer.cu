@@ -1,6 +1,7 @@
 // Optimizer steps: one kernel for as many tensors as its parameters hold, each array read and written
 // once. Bytes per element of float32: adam_step 28 (4 arrays read, 3 written), with maxes 36; sgd_step 12,
-// with momentum 20; sum_of_squares 4; scale_chunks 8. Tensors come as kernel parameters, so nothing is copied
+// with momentum 20; rmsprop_step and adagrad_step 20, with momentum 28, centered 36; sum_of_squares 4;
+// scale_chunks and clamp_chunks 8. Tensors come as kernel parameters, so nothing is copied
 // to the device before a launch and a CUDA graph may capture it.
 #include "device/reduce.h"
 #include "dispatch.h"
@@ -113,10 +114,24 @@ __device__ __forceinline__ C square_root(C x) {
     return sqrtf(x);
 }
 
+// Adds to a gradient those of decay / 2 p^2 and l1 |p|.
+template <class C>
+struct Penalties {
+  C decay, l1;
+
+  __device__ Penalties(double decay_, double l1_) : decay(static_cast<C>(decay_)), l1(static_cast<C>(l1_)) {}
+  __device__ __forceinline__ C operator()(C g, C p) const {
+    if (decay != C(0)) g = fma(decay, p, g);
+    if (l1 != C(0)) g += p > C(0) ? l1 : p < C(0) ? -l1 : C(0);
+    return g;
+  }
+};
+
 template <class T>
 struct AdamStep {
   using C = compute_t<T>;
-  C beta1, beta2, rest1, rest2, size, root, eps, scale, decay, shrink;
+  C beta1, beta2, rest1, rest2, size, root, eps, scale, shrink;
+  Penalties<C> penalized;
 
   __device__ explicit AdamStep(const AdamParams& a)
       : beta1(static_cast<C>(a.beta1)),
@@ -127,14 +142,14 @@ struct AdamStep {
         root(static_cast<C>(a.root)),
         eps(static_cast<C>(a.eps)),
         scale(static_cast<C>(a.grad_scale)),
-        decay(static_cast<C>(a.decay)),
-        shrink(static_cast<C>(a.shrink)) {}
+        shrink(static_cast<C>(a.shrink)),
+        penalized(a.decay, a.l1) {}
 
   // One element; `largest` counts where maxes are kept.
   __device__ __forceinline__ void operator()(T& param, T grad, T& mean, T& square, T& largest, bool keeps) const {
     C p = widen(param), g = widen(grad);
     if (scale != C(1)) g /= scale;
-    if (decay != C(0)) g = fma(decay, p, g);
+    g = penalized(g, p);
     C m = fma(beta1, widen(mean), g * rest1), v = fma(beta2, widen(square), g * g * rest2);
     mean = narrow<T>(m);
     square = narrow<T>(v);
@@ -177,8 +192,8 @@ __global__ void __launch_bounds__(threads) sgd_kernel(const __grid_constant__ Ba
   with_type(tensor.dtype, [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
-    auto lr = static_cast<C>(s.lr), momentum = static_cast<C>(s.momentum), rest = static_cast<C>(1 - s.dampening),
-         decay = static_cast<C>(s.weight_decay);
+    auto lr = static_cast<C>(s.lr), momentum = static_cast<C>(s.momentum), rest = static_cast<C>(1 - s.dampening);
+    Penalties<C> penalized(s.weight_decay, s.l1);
     auto *p = static_cast<T*>(tensor.data[0]), *buffers = static_cast<T*>(tensor.data[2]);
     auto* g = static_cast<const T*>(tensor.data[1]);
     bool moves = s.momentum != 0;
@@ -189,8 +204,7 @@ __global__ void __launch_bounds__(threads) sgd_kernel(const __grid_constant__ Ba
       if (moves) buffer = load_pack<N>(buffers + i);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
-        C x = widen(param.v[j]), d = widen(grad.v[j]);
-        if (decay != C(0)) d = fma(decay, x, d);
+        C x = widen(param.v[j]), d = penalized(widen(grad.v[j]), x);
         if (moves) {
           C moved = fma(momentum, widen(buffer.v[j]), d * rest);
           buffer.v[j] = narrow<T>(moved);
@@ -200,6 +214,74 @@ __global__ void __launch_bounds__(threads) sgd_kernel(const __grid_constant__ Ba
       }
       store_pack(p + i, param);
       if (moves) store_pack(buffers + i, buffer);
+    });
+  });
+}
+
+__global__ void __launch_bounds__(threads) rmsprop_kernel(const __grid_constant__ Batch b, RmspropParams r) {
+  Piece place = find(b, blockIdx.x);
+  const Batch::Tensor& tensor = b.tensor[place.tensor];
+  with_type(tensor.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    using C = compute_t<T>;
+    auto lr = static_cast<C>(r.lr), alpha = static_cast<C>(r.alpha), rest = static_cast<C>(1 - r.alpha),
+         eps = static_cast<C>(r.eps), momentum = static_cast<C>(r.momentum);
+    Penalties<C> penalized(r.weight_decay, r.l1);
+    auto *p = static_cast<T*>(tensor.data[0]), *s = static_cast<T*>(tensor.data[2]),
+         *buffers = static_cast<T*>(tensor.data[3]), *a = static_cast<T*>(tensor.data[4]);
+    auto* g = static_cast<const T*>(tensor.data[1]);
+    bool moves = r.momentum != 0;
+    for_packs<T>(place, tensor.aligned, [&](auto n, int64_t i) {
+      constexpr int N = decltype(n)::value;
+      auto param = load_pack<N>(p + i), grad = load_pack<N>(g + i), square = load_pack<N>(s + i);
+      Pack<T, N> buffer{}, mean{};
+      if (moves) buffer = load_pack<N>(buffers + i);
+      if (a) mean = load_pack<N>(a + i);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        C x = widen(param.v[j]), d = penalized(widen(grad.v[j]), x), v = fma(alpha, widen(square.v[j]), d * d * rest);
+        square.v[j] = narrow<T>(v);
+        if (a) {
+          C m = fma(alpha, widen(mean.v[j]), d * rest);
+          mean.v[j] = narrow<T>(m);
+          v = Max{}(v - m * m, C(0));  // rounding alone makes it negative
+        }
+        d /= square_root(v) + eps;
+        if (moves) {
+          d = fma(momentum, widen(buffer.v[j]), d);
+          buffer.v[j] = narrow<T>(d);
+        }
+        param.v[j] = narrow<T>(x - d * lr);
+      }
+      store_pack(p + i, param);
+      store_pack(s + i, square);
+      if (moves) store_pack(buffers + i, buffer);
+      if (a) store_pack(a + i, mean);
+    });
+  });
+}
+
+__global__ void __launch_bounds__(threads) adagrad_kernel(const __grid_constant__ Batch b, AdagradParams a) {
+  Piece place = find(b, blockIdx.x);
+  const Batch::Tensor& tensor = b.tensor[place.tensor];
+  with_type(tensor.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    using C = compute_t<T>;
+    auto lr = static_cast<C>(a.lr), eps = static_cast<C>(a.eps);
+    Penalties<C> penalized(a.weight_decay, a.l1);
+    auto *p = static_cast<T*>(tensor.data[0]), *s = static_cast<T*>(tensor.data[2]);
+    auto* g = static_cast<const T*>(tensor.data[1]);
+    for_packs<T>(place, tensor.aligned, [&](auto n, int64_t i) {
+      constexpr int N = decltype(n)::value;
+      auto param = load_pack<N>(p + i), grad = load_pack<N>(g + i), sum = load_pack<N>(s + i);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        C x = widen(param.v[j]), d = penalized(widen(grad.v[j]), x), v = fma(d, d, widen(sum.v[j]));
+        sum.v[j] = narrow<T>(v);
+        param.v[j] = narrow<T>(x - d * lr / (square_root(v) + eps));
+      }
+      store_pack(p + i, param);
+      store_pack(s + i, sum);
     });
   });
 }
@@ -234,18 +316,35 @@ __global__ void __launch_bounds__(threads) total_kernel(const double* partials, 
   if (threadIdx.x == 0) *result = total;
 }
 
-__global__ void __launch_bounds__(threads) scale_kernel(const __grid_constant__ Batch b, double factor) {
+struct Scale {
+  double by;
+  template <class C>
+  __device__ __forceinline__ C operator()(C g) const {
+    return g * static_cast<C>(by);
+  }
+};
+
+struct Clamp {
+  double bound;
+  template <class C>
+  __device__ __forceinline__ C operator()(C g) const {
+    auto most = static_cast<C>(bound);
+    return g > most ? most : g < -most ? -most : g;  // NaN is neither, and stays
+  }
+};
+
+template <class F>
+__global__ void __launch_bounds__(threads) gradient_kernel(const __grid_constant__ Batch b, F f) {
   Piece place = find(b, blockIdx.x);
   const Batch::Tensor& tensor = b.tensor[place.tensor];
   with_type(tensor.dtype, [&](auto zero) {
     using T = decltype(zero);
     auto* g = static_cast<T*>(tensor.data[0]);
-    auto by = static_cast<compute_t<T>>(factor);
     for_packs<T>(place, tensor.aligned, [&](auto n, int64_t i) {
       constexpr int N = decltype(n)::value;
       auto grad = load_pack<N>(g + i);
 #pragma unroll
-      for (int j = 0; j < N; ++j) grad.v[j] = narrow<T>(widen(grad.v[j]) * by);
+      for (int j = 0; j < N; ++j) grad.v[j] = narrow<T>(f(widen(grad.v[j])));
       store_pack(g + i, grad);
     });
   });
@@ -261,6 +360,16 @@ void adam_step(const AdamParams& p, const TensorChunk* chunks, const int64_t* fi
 void sgd_step(const SgdParams& p, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
   for_batches(chunks, first[tasks],
               [&](const Batch& b) { launch(sgd_kernel, pieces_of(b), threads, 0, p.place, b, p); });
+}
+
+void rmsprop_step(const RmspropParams& p, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
+  for_batches(chunks, first[tasks],
+              [&](const Batch& b) { launch(rmsprop_kernel, pieces_of(b), threads, 0, p.place, b, p); });
+}
+
+void adagrad_step(const AdagradParams& p, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
+  for_batches(chunks, first[tasks],
+              [&](const Batch& b) { launch(adagrad_kernel, pieces_of(b), threads, 0, p.place, b, p); });
 }
 
 double sum_of_squares(const Place& place, const TensorChunk* chunks, const int64_t* first, int64_t tasks,
@@ -280,8 +389,15 @@ double sum_of_squares(const Place& place, const TensorChunk* chunks, const int64
 }
 
 void scale_chunks(const Place& place, double factor, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
-  for_batches(chunks, first[tasks],
-              [&](const Batch& b) { launch(scale_kernel, pieces_of(b), threads, 0, place, b, factor); });
+  for_batches(chunks, first[tasks], [&](const Batch& b) {
+    launch(gradient_kernel<Scale>, pieces_of(b), threads, 0, place, b, Scale{factor});
+  });
+}
+
+void clamp_chunks(const Place& place, double bound, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
+  for_batches(chunks, first[tasks], [&](const Batch& b) {
+    launch(gradient_kernel<Clamp>, pieces_of(b), threads, 0, place, b, Clamp{bound});
+  });
 }
 
 }  // namespace arraynn::cuda

@@ -1,4 +1,4 @@
-"""adam_step, sgd_step and clip_grad_norm against the reference and PyTorch.
+"""The optimizer steps and the clipping of gradients against the reference and PyTorch.
 
 Results are compared as updates (new minus old), which are far smaller than the parameters.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checks import assert_same_bits, check_bad
+from checks import assert_same_bits, check_bad, refuses
 from device import ann
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +20,8 @@ from tolerance import assert_close, eps, largest
 
 ADAM = dict(lr=0.03, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1, grad_scale=4.0)
 SGD = dict(lr=0.03, momentum=0.7, weight_decay=0.1)
+RMSPROP = dict(lr=0.03, alpha=0.8, eps=1e-3, weight_decay=0.1)
+ADAGRAD = dict(lr=0.03, lr_decay=0.2, eps=1e-3, weight_decay=0.1)
 
 
 def adam_lists(shapes: Any, dtype: Any, amsgrad: bool, layout: str = "c") -> dict[str, list[Any]]:
@@ -32,6 +34,20 @@ def adam_lists(shapes: Any, dtype: Any, amsgrad: bool, layout: str = "c") -> dic
             arrays = [np.abs(a) * 0.1 for a in arrays]
         lists[name] = [writable(np.asarray(a).astype(dtype), layout) for a in arrays]
     return lists
+
+
+def other_lists(op: str, lists: dict[str, list[Any]], buffers: bool = True) -> dict[str, list[Any]]:
+    """Return what `op` takes of the lists of `adam_lists`; `buffers` adds the lists that may be left out."""
+    renamed = {"params": "params", "grads": "grads"}
+    if op == "sgd_step":
+        optional = {"momentum_buffers": "exp_avgs"}
+    elif op == "rmsprop_step":
+        renamed["square_avgs"] = "exp_avg_sqs"
+        optional = {"momentum_buffers": "exp_avgs", "grad_avgs": "amsgrad_maxes"}
+    else:
+        renamed["state_sums"] = "exp_avg_sqs"
+        optional = {}
+    return {name: lists[of] for name, of in (renamed | (optional if buffers else {})).items() if of in lists}
 
 
 def writable(a: Any, layout: str) -> Any:
@@ -143,14 +159,15 @@ def test_the_maximum_of_amsgrad_stays() -> None:
 
 
 def test_nan_and_inf_stay_in_their_element() -> None:
-    for name, options in (("adam_step", dict(step=2, **ADAM)), ("sgd_step", SGD)):
-        lists = adam_lists([(37,)], np.float32, False)
-        if name == "sgd_step":
-            lists = {
-                "params": lists["params"],
-                "grads": lists["grads"],
-                "momentum_buffers": lists["exp_avgs"],
-            }
+    for name, options in (
+        ("adam_step", dict(step=2, **ADAM)),
+        ("sgd_step", SGD),
+        ("rmsprop_step", RMSPROP),
+        ("adagrad_step", dict(step=2, **ADAGRAD)),
+    ):
+        lists = adam_lists([(37,)], np.float32, name != "adam_step")
+        if name != "adam_step":
+            lists = other_lists(name, lists)
         lists["grads"][0][[3, 36]] = np.nan
         getattr(ann, name)(**lists, **options)
         np.testing.assert_array_equal(np.flatnonzero(np.isnan(lists["params"][0])), [3, 36])
@@ -167,10 +184,119 @@ def test_nan_and_inf_stay_in_their_element() -> None:
 )
 def test_sgd_step(shapes: Any, dtype: Any, options: dict[str, Any], decay: float, layout: str) -> None:
     lists = adam_lists(shapes, dtype, False, layout)
-    given_lists = {"params": lists["params"], "grads": lists["grads"]}
-    if options:
-        given_lists["momentum_buffers"] = lists["exp_avgs"]
-    check_step("sgd_step", given_lists, lr=0.03, weight_decay=decay, **options)
+    check_step(
+        "sgd_step", other_lists("sgd_step", lists, bool(options)), lr=0.03, weight_decay=decay, **options
+    )
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), widths), max_size=4),
+    wide_dtypes,
+    st.booleans(),
+    st.sampled_from([0.0, 0.7]),
+    st.sampled_from([0.0, 0.05]),
+    st.sampled_from(["c", "fortran", "reversed", "strided"]),
+)
+def test_rmsprop_step(
+    shapes: Any, dtype: Any, centered: bool, momentum: float, l1: float, layout: str
+) -> None:
+    lists = other_lists("rmsprop_step", adam_lists(shapes, dtype, True, layout))
+    if not centered:
+        del lists["grad_avgs"]
+    if not momentum:
+        del lists["momentum_buffers"]
+    check_step("rmsprop_step", lists, momentum=momentum, l1=l1, **RMSPROP)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), widths), max_size=4),
+    wide_dtypes,
+    st.sampled_from([1, 2, 100_000]),
+    st.sampled_from([0.0, 0.05]),
+    st.sampled_from(["c", "fortran", "reversed", "strided"]),
+)
+def test_adagrad_step(shapes: Any, dtype: Any, step: int, l1: float, layout: str) -> None:
+    lists = other_lists("adagrad_step", adam_lists(shapes, dtype, False, layout))
+    check_step("adagrad_step", lists, step=step, l1=l1, **ADAGRAD)
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "change"),
+    [
+        ("rmsprop_step", RMSPROP, change)
+        for change in (
+            dict(lr=0.1),
+            dict(alpha=0.3),
+            dict(eps=0.5),
+            dict(weight_decay=0.0),
+            dict(momentum=0.5),
+            dict(l1=0.2),
+            dict(grad_avgs=None),
+        )
+    ]
+    + [
+        ("adagrad_step", ADAGRAD, change)
+        for change in (
+            dict(lr=0.1),
+            dict(lr_decay=0.0),
+            dict(eps=0.5),
+            dict(weight_decay=0.0),
+            dict(step=7),
+            dict(l1=0.2),
+        )
+    ],
+    ids=str,
+)
+def test_every_argument_counts(name: str, base: dict[str, Any], change: dict[str, Any]) -> None:
+    lists = other_lists(name, adam_lists([(33,)], np.float64, True))
+    step = dict(step=2) if name == "adagrad_step" else {}
+    mine, other = copy.deepcopy(lists), copy.deepcopy(lists)
+    getattr(ann, name)(**mine, **base, **step)
+    getattr(ann, name)(**{**other, **base, **step, **change})
+    assert (np.abs(mine["params"][0] - other["params"][0]) > 1e-6).any()
+
+
+def test_a_centered_variance_is_not_negative() -> None:
+    """Rounding takes square - mean**2 below zero where the gradient has long been constant."""
+    grads = [np.full(37, 0.1, np.float32)]
+    lists = dict(params=[np.ones(37, np.float32)], square_avgs=[np.full(37, 0.01, np.float32)])
+    lists["grad_avgs"] = [np.full(37, np.nextafter(np.float32(0.1), np.float32(1)), np.float32)]
+    check_step("rmsprop_step", {"params": lists["params"], "grads": grads, **lists}, extra=1e3, eps=0.5)
+    assert np.isfinite(lists["params"][0]).all()
+
+
+@pytest.mark.parametrize("op", ["adam_step", "sgd_step", "rmsprop_step", "adagrad_step"])
+def test_penalties(op: str) -> None:
+    """L1, L2 and both are the step for the gradient with theirs added; the gradient of |0| is 0."""
+    lists = adam_lists([(37,), (3, 5)], np.float64, False)
+    lists["params"][0][[0, 36]] = [0.0, -0.0]
+    if op != "adam_step":
+        lists = other_lists(op, lists, buffers=False)
+    needs_step = dict(step=2) if op in ("adam_step", "adagrad_step") else {}
+    for l1, l2 in ((0.3, 0.0), (0.0, 0.3), (0.2, 0.3)):
+        mine, plain = copy.deepcopy(lists), copy.deepcopy(lists)
+        plain["grads"] = [
+            g + l1 * np.sign(p) + l2 * p for g, p in zip(plain["grads"], plain["params"], strict=True)
+        ]
+        getattr(ann, op)(**mine, lr=0.1, l1=l1, weight_decay=l2, **needs_step)
+        getattr(ann, op)(**plain, lr=0.1, **needs_step)
+        for a, e in zip(mine["params"], plain["params"], strict=True):
+            assert_close(a, e, terms=4)
+        check_step(op, lists, lr=0.1, l1=l1, weight_decay=l2, **needs_step)
+
+
+@pytest.mark.parametrize("dtype", [*WIDE, *HALF], ids=str)
+def test_clip_grad_value(dtype: Any) -> None:
+    for bound in (0.5, 0.0, np.inf):
+        mine = [np.asarray(values((n,), dtype, n)) for n in (*LENGTHS, 100_003)]
+        mine += [np.asfortranarray(values((3, 4), dtype, 2)).T[::-1], np.asarray(values((), dtype, 3))]
+        mine.append(np.array([np.inf, -np.inf, -0.0, bound, np.nan], dtype))
+        right = copy.deepcopy(mine)
+        assert ann.clip_grad_value(mine, bound) is None
+        ann.reference.clip_grad_value(right, bound)
+        assert np.isnan(mine[-1][-1].astype(np.float32))  # of which bits does not matter
+        mine[-1], right[-1] = mine[-1][:-1], right[-1][:-1]
+        assert_same_bits(mine, right)
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
@@ -219,11 +345,9 @@ def test_clip_grad_norm_leaves_small_gradients_alone() -> None:
 def test_half(dtype: Any) -> None:
     lists = adam_lists([(37,), (3, 5)], dtype, True)
     check_step("adam_step", lists, step=3, **ADAM)
-    check_step(
-        "sgd_step",
-        {"params": lists["params"], "grads": lists["grads"], "momentum_buffers": lists["exp_avgs"]},
-        **SGD,
-    )
+    check_step("sgd_step", other_lists("sgd_step", lists), **SGD)
+    check_step("rmsprop_step", other_lists("rmsprop_step", lists), momentum=0.7, **RMSPROP)
+    check_step("adagrad_step", other_lists("adagrad_step", lists), step=3, **ADAGRAD)
     mine, right = copy.deepcopy(lists["grads"]), copy.deepcopy(lists["grads"])
     assert ann.clip_grad_norm(mine, 1.0) == pytest.approx(ann.reference.clip_grad_norm(right, 1.0), rel=1e-5)
     for a, e in zip(mine, right, strict=True):
@@ -256,11 +380,13 @@ def test_same_bits_for_any_number_of_threads() -> None:
     try:
         for n in (1, 2, 3, 2):
             ann.set_num_threads(n)
-            adam, sgd = copy.deepcopy(lists), copy.deepcopy(lists)
+            adam, sgd, rms, ada = (copy.deepcopy(lists) for _ in range(4))
             ann.adam_step(**adam, step=3, **ADAM)
             ann.sgd_step(sgd["params"], sgd["grads"], sgd["exp_avgs"], **SGD)
+            ann.rmsprop_step(**other_lists("rmsprop_step", rms), momentum=0.7, **RMSPROP)
+            ann.adagrad_step(**other_lists("adagrad_step", ada), step=3, **ADAGRAD)
             norm = ann.clip_grad_norm(sgd["grads"], 1.0)
-            results.append((*adam.values(), *sgd.values(), np.array(norm)))
+            results.append((*adam.values(), *sgd.values(), *rms.values(), *ada.values(), np.array(norm)))
     finally:
         ann.set_num_threads(threads)
     for other in results[1:]:
@@ -305,6 +431,38 @@ def test_torch_sgd(options: dict[str, Any], dtype: Any) -> None:
         peer.step()
         ann.sgd_step(params, grads, buffers if options else None, lr=0.03, weight_decay=0.1, **options)
         assert_close(params[0], tensors[0].detach().numpy(), terms=4 * (step + 1))
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_torch_rmsprop(momentum: float, centered: bool, dtype: Any) -> None:
+    options = dict(momentum=momentum, **RMSPROP)
+    params, squares, buffers, means = ([np.zeros(37, dtype)] for _ in range(4))
+    params[0][:] = values((37,), dtype, 1)
+    tensors = [torch.nn.Parameter(torch.tensor(params[0]))]
+    peer = torch.optim.RMSprop(tensors, centered=centered, **options)
+    for step in range(1, 5):
+        grads = [values((37,), dtype, step + 1)]
+        tensors[0].grad = torch.tensor(grads[0])
+        peer.step()
+        ann.rmsprop_step(
+            params, grads, squares, buffers if momentum else None, means if centered else None, **options
+        )
+        assert_close(params[0], tensors[0].detach().numpy(), terms=8 * step)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+def test_torch_adagrad(dtype: Any) -> None:
+    params, sums = [values((37,), dtype, 1)], [np.full(37, 0.5, dtype)]
+    tensors = [torch.nn.Parameter(torch.tensor(params[0]))]
+    peer = torch.optim.Adagrad(tensors, initial_accumulator_value=0.5, **ADAGRAD)
+    for step in range(1, 5):
+        grads = [values((37,), dtype, step + 1)]
+        tensors[0].grad = torch.tensor(grads[0])
+        peer.step()
+        ann.adagrad_step(params, grads, sums, step=step, **ADAGRAD)
+        assert_close(params[0], tensors[0].detach().numpy(), terms=8 * step)
 
 
 def test_bad_adam_step() -> None:
@@ -369,6 +527,42 @@ def test_bad_sgd_step() -> None:
     check_bad("sgd_step", TypeError, "momentum", p, g, b, lr=1, momentum=None)
     with pytest.raises(TypeError):
         ann.sgd_step(p, g)
+
+
+def test_bad_rmsprop_step() -> None:
+    p, g, s, b = ([np.ones(5, np.float32)] for _ in range(4))
+    for name, bad in (("alpha", -0.1), ("alpha", 1.1), ("alpha", np.nan)):
+        check_bad("rmsprop_step", ValueError, name, p, g, s, **{name: bad})
+    for name in ("lr", "alpha", "eps", "weight_decay", "momentum", "l1"):
+        check_bad("rmsprop_step", TypeError, name, p, g, s, b, **{name: "a"})
+    check_bad("rmsprop_step", ValueError, "momentum_buffers", p, g, s, momentum=0.5)
+    check_bad("rmsprop_step", ValueError, "grad_avgs", p, g, s, None, [])
+    check_bad("rmsprop_step", ValueError, "grad_avgs", p, g, s, None, [np.ones(4, np.float32)])
+    check_bad("rmsprop_step", TypeError, "square_avgs", p, g, None)
+    refuses(TypeError, r"square_avgs\[0\]", ann.rmsprop_step, p, g, [np.ones(5, np.float64)])
+    refuses(ValueError, "grad_avgs.*overlaps", ann.rmsprop_step, p, g, s, None, [s[0]])
+
+
+def test_bad_adagrad_step() -> None:
+    p, g, s = ([np.ones(5, np.float32)] for _ in range(3))
+    check_bad("adagrad_step", ValueError, "step", p, g, s, step=0)
+    check_bad("adagrad_step", TypeError, "step", p, g, s, step=1.5)
+    for name in ("lr", "lr_decay", "eps", "weight_decay", "l1"):
+        check_bad("adagrad_step", TypeError, name, p, g, s, step=1, **{name: None})
+    check_bad("adagrad_step", ValueError, "state_sums", p, g, [], step=1)
+    check_bad("adagrad_step", TypeError, "state_sums", p, g, s[0], step=1)
+    for op, lists in (("adam_step", (p, g, s, [s[0].copy()])), ("sgd_step", (p, g))):
+        check_bad(op, TypeError, "l1", *lists, lr=1, l1="a", **({"step": 1} if op == "adam_step" else {}))
+
+
+def test_bad_clip_grad_value() -> None:
+    read_only = np.ones(5, np.float32)
+    read_only.flags.writeable = False
+    check_bad("clip_grad_value", TypeError, "grads", np.ones(5, np.float32), 1.0)
+    check_bad("clip_grad_value", TypeError, "grads", [np.ones(5, int)], 1.0)
+    check_bad("clip_grad_value", ValueError, "grads", [np.ones(5, np.float32), read_only], 0.1)
+    for bound, error in ((-1.0, ValueError), (np.nan, ValueError), ("a", TypeError), (None, TypeError)):
+        check_bad("clip_grad_value", error, "clip_value", [np.ones(5, np.float32)], bound)
 
 
 def test_bad_clip_grad_norm() -> None:

@@ -407,6 +407,59 @@ def test_sgd_step(nesterov: bool, momentum: float, dampening: float) -> None:
             assert_close(p, t.detach().numpy(), terms=2)
 
 
+def check_against_torch(peer: Any, tensors: Any, params: Any, step_of_reference: Any) -> None:
+    """Take four steps with both and compare the parameters after each."""
+    for step in range(1, 5):
+        (grads,) = lists(1, seed=1000 * step)
+        for t, g in zip(tensors, grads, strict=True):
+            t.grad = torch.tensor(g)
+        peer.step()
+        step_of_reference(step, grads)
+        for p, t in zip(params, tensors, strict=True):
+            assert_close(p, t.detach().numpy(), terms=2 * step)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_rmsprop_step(momentum: float, centered: bool) -> None:
+    options = dict(lr=0.03, alpha=0.8, eps=1e-3, weight_decay=0.1, momentum=momentum)
+    (params,) = lists(1)
+    tensors = [torch.nn.Parameter(torch.tensor(p)) for p in params]
+    squares, buffers, means = ([np.zeros(s) for s in SHAPES] for _ in range(3))
+    optional = (buffers if momentum else None, means if centered else None)
+    check_against_torch(
+        torch.optim.RMSprop(tensors, centered=centered, **options),
+        tensors,
+        params,
+        lambda _, grads: ref.rmsprop_step(params, grads, squares, *optional, **options),
+    )
+
+
+def test_adagrad_step() -> None:
+    options = dict(lr=0.03, lr_decay=0.2, eps=1e-3, weight_decay=0.1)
+    (params,) = lists(1)
+    tensors = [torch.nn.Parameter(torch.tensor(p)) for p in params]
+    sums = [np.full(s, 0.5) for s in SHAPES]
+    check_against_torch(
+        torch.optim.Adagrad(tensors, initial_accumulator_value=0.5, **options),
+        tensors,
+        params,
+        lambda step, grads: ref.adagrad_step(params, grads, sums, step=step, **options),
+    )
+
+
+@pytest.mark.parametrize("clip_value", [0.0, 0.5, 1e6])
+def test_clip_grad_value(clip_value: float) -> None:
+    (grads,) = lists(1)
+    tensors = [torch.nn.Parameter(torch.tensor(g)) for g in grads]
+    for t in tensors:
+        t.grad = t.detach().clone()
+    torch.nn.utils.clip_grad_value_(tensors, clip_value)
+    ref.clip_grad_value(grads, clip_value)
+    for g, t in zip(grads, tensors, strict=True):
+        np.testing.assert_array_equal(g, t.grad.numpy())
+
+
 @pytest.mark.parametrize("max_norm", [0.5, 3.0, 1e6])
 def test_clip_grad_norm(max_norm: float) -> None:
     (grads,) = lists(1)

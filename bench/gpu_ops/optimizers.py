@@ -39,7 +39,24 @@ def _ours_step(op: str) -> Build:
                 return params
 
             return sgd
+        if op == "rmsprop_step":
+
+            def rmsprop() -> Any:
+                t.ann.rmsprop_step(params, grads, zeros[0], lr=_LR, eps=_EPS)
+                return params
+
+            return rmsprop
+        if op == "adagrad_step":
+
+            def adagrad() -> Any:
+                # the same step number in every call is no decay of the rate, as with PyTorch's default
+                t.ann.adagrad_step(params, grads, zeros[0], step=1, lr=_LR, eps=_EPS)
+                return params
+
+            return adagrad
         bound = _falling_bounds()
+        if op == "clip_grad_value":
+            return lambda: (t.ann.clip_grad_value(grads, bound()), grads)
         return lambda: (t.ann.clip_grad_norm(grads, bound()), grads)
 
     return build
@@ -50,12 +67,17 @@ def _torch_step(op: str, **mode: bool) -> Build:
         params = [p.clone().requires_grad_() for p in i[0]]
         for p, g in zip(params, i[1], strict=True):
             p.grad = g.clone()
-        if op == "clip_grad_norm":
-            bound, clip, grads = _falling_bounds(), t.torch.nn.utils.clip_grad_norm_, [p.grad for p in params]
+        if op.startswith("clip_grad"):
+            bound, grads = _falling_bounds(), [p.grad for p in params]
+            clip = getattr(t.torch.nn.utils, f"{op}_")
             return lambda: (clip(params, bound(), **mode), grads)
         if op == "adam_step":
             capturable = {"capturable": True} if mode.get("fused") and t.device != "cpu" else {}
             optimizer = t.torch.optim.Adam(params, lr=_LR, betas=_BETAS, eps=_EPS, **mode, **capturable)
+        elif op == "rmsprop_step":
+            optimizer = t.torch.optim.RMSprop(params, lr=_LR, eps=_EPS, **mode)
+        elif op == "adagrad_step":
+            optimizer = t.torch.optim.Adagrad(params, lr=_LR, eps=_EPS, **mode)
         else:
             optimizer = t.torch.optim.SGD(params, lr=_LR, momentum=_MOMENTUM, **mode)
 
@@ -72,13 +94,14 @@ def optimizer(op: str, what: str, shapes: Sequence[tuple[int, ...]], group: str,
     def make(t: Tools) -> Inputs:
         return tuple([t.normal(*shape, dtype="float32") for shape in shapes] for _ in range(2))
 
-    if op == "clip_grad_norm":
+    # PyTorch has these not fused on a GPU
+    if op.startswith("clip_grad") or op in ("rmsprop_step", "adagrad_step"):
         peers = {"torch foreach": _torch_step(op, foreach=True)}
     else:
         peers = {"torch fused": _torch_step(op, fused=True), "torch foreach": _torch_step(op, foreach=True)}
-    # adam reads p g m v and writes p m v; sgd reads p g b and writes p b; clipping reads for the norm,
-    # reads and writes to scale
-    passes = {"adam_step": 7, "sgd_step": 5, "clip_grad_norm": 3}[op]
+    # adam reads p g m v and writes p m v; the others read p g and one more and write p and that one;
+    # clipping reads for the norm, where it needs one, reads and writes to change
+    passes = {"adam_step": 7, "clip_grad_norm": 3, "clip_grad_value": 2}.get(op, 5)
     case = Case(
         name=f"{op} {what}",
         group=group,

@@ -14,6 +14,14 @@ void for_chunks(const TensorChunk* chunks, const int64_t* first, int64_t task, c
     dispatch_float(chunks[i].dtype, [&](auto zero) { f(chunks[i], zero); });
 }
 
+// The gradient with those of decay / 2 p^2 and l1 |p|.
+template <class T>
+ARRAYNN_INLINE vec<T> penalized(vec<T> grad, vec<T> param, T decay, T l1) {
+  if (decay != T(0)) grad = fma(broadcast<T>(decay), param, grad);
+  if (l1 != T(0)) grad += param > T(0) ? broadcast<T>(l1) : param < T(0) ? broadcast<T>(-l1) : vec<T>{};
+  return grad;
+}
+
 template <bool KeepsMax, class T>
 void adam_chunk(const AdamParams& a, const TensorChunk& chunk) {
   T *p = static_cast<T*>(chunk.data[0]), *m = static_cast<T*>(chunk.data[2]), *v = static_cast<T*>(chunk.data[3]);
@@ -23,10 +31,11 @@ void adam_chunk(const AdamParams& a, const TensorChunk& chunk) {
   T rest1 = static_cast<T>(1 - a.beta1), rest2 = static_cast<T>(1 - a.beta2);
   T size = static_cast<T>(a.size), root = static_cast<T>(a.root), eps = static_cast<T>(a.eps);
   T scale = static_cast<T>(a.grad_scale), decay = static_cast<T>(a.decay), shrink = static_cast<T>(a.shrink);
+  T l1 = static_cast<T>(a.l1);
   for_vectors<T>(chunk.count, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
     vec<T> param = load_count(p + i, count), grad = load_count(g + i, count);
     if (scale != T(1)) grad /= scale;
-    if (decay != T(0)) grad = fma(broadcast<T>(decay), param, grad);
+    grad = penalized<T>(grad, param, decay, l1);
     vec<T> mean = fma(broadcast<T>(beta1), load_count(m + i, count), grad * rest1);
     vec<T> square = fma(broadcast<T>(beta2), load_count(v + i, count), grad * grad * rest2);
     store_count(m + i, mean, count);
@@ -44,16 +53,68 @@ void sgd_chunk(const SgdParams& s, const TensorChunk& chunk) {
   T *p = static_cast<T*>(chunk.data[0]), *b = s.momentum != 0 ? static_cast<T*>(chunk.data[2]) : nullptr;
   const T* g = static_cast<const T*>(chunk.data[1]);
   T lr = static_cast<T>(s.lr), momentum = static_cast<T>(s.momentum), rest = static_cast<T>(1 - s.dampening);
-  T decay = static_cast<T>(s.weight_decay);
+  T decay = static_cast<T>(s.weight_decay), l1 = static_cast<T>(s.l1);
   for_vectors<T>(chunk.count, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-    vec<T> param = load_count(p + i, count), grad = load_count(g + i, count);
-    if (decay != T(0)) grad = fma(broadcast<T>(decay), param, grad);
+    vec<T> param = load_count(p + i, count), grad = penalized<T>(load_count(g + i, count), param, decay, l1);
     if (b) {
       vec<T> buffer = fma(broadcast<T>(momentum), load_count(b + i, count), grad * rest);
       store_count(b + i, buffer, count);
       grad = s.nesterov ? fma(broadcast<T>(momentum), buffer, grad) : buffer;
     }
     store_count(p + i, param - grad * lr, count);
+  });
+}
+
+template <class T>
+void rmsprop_chunk(const RmspropParams& r, const TensorChunk& chunk) {
+  T *p = static_cast<T*>(chunk.data[0]), *s = static_cast<T*>(chunk.data[2]), *a = static_cast<T*>(chunk.data[4]);
+  T* b = r.momentum != 0 ? static_cast<T*>(chunk.data[3]) : nullptr;
+  const T* g = static_cast<const T*>(chunk.data[1]);
+  T lr = static_cast<T>(r.lr), alpha = static_cast<T>(r.alpha), rest = static_cast<T>(1 - r.alpha);
+  T eps = static_cast<T>(r.eps), momentum = static_cast<T>(r.momentum);
+  T decay = static_cast<T>(r.weight_decay), l1 = static_cast<T>(r.l1);
+  for_vectors<T>(chunk.count, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    vec<T> param = load_count(p + i, count), grad = penalized<T>(load_count(g + i, count), param, decay, l1);
+    vec<T> square = fma(broadcast<T>(alpha), load_count(s + i, count), grad * grad * rest), variance = square;
+    store_count(s + i, square, count);
+    if (a) {
+      vec<T> mean = fma(broadcast<T>(alpha), load_count(a + i, count), grad * rest);
+      store_count(a + i, mean, count);
+      variance = maximum<T>(square - mean * mean, vec<T>{});  // rounding alone makes it negative
+    }
+    vec<T> step = grad / (sqrt(variance) + eps);
+    if (b) {
+      step = fma(broadcast<T>(momentum), load_count(b + i, count), step);
+      store_count(b + i, step, count);
+    }
+    store_count(p + i, param - step * lr, count);
+  });
+}
+
+template <class T>
+void adagrad_chunk(const AdagradParams& a, const TensorChunk& chunk) {
+  T *p = static_cast<T*>(chunk.data[0]), *s = static_cast<T*>(chunk.data[2]);
+  const T* g = static_cast<const T*>(chunk.data[1]);
+  T lr = static_cast<T>(a.lr), eps = static_cast<T>(a.eps);
+  T decay = static_cast<T>(a.weight_decay), l1 = static_cast<T>(a.l1);
+  for_vectors<T>(chunk.count, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    vec<T> param = load_count(p + i, count), grad = penalized<T>(load_count(g + i, count), param, decay, l1);
+    vec<T> sum = fma(grad, grad, load_count(s + i, count));
+    store_count(s + i, sum, count);
+    store_count(p + i, param - grad * lr / (sqrt(sum) + eps), count);
+  });
+}
+
+// f(gradient) in place of every gradient.
+template <class F>
+void for_gradients(const TensorChunk* chunks, const int64_t* first, int64_t tasks, const F& f) {
+  parallel_for(tasks, [&](int64_t task, int) {
+    for_chunks(chunks, first, task, [&](const TensorChunk& chunk, auto zero) {
+      using T = decltype(zero);
+      T* g = static_cast<T*>(chunk.data[0]);
+      for_vectors<T>(chunk.count, [&](int64_t i, auto count)
+                                      ARRAYNN_LAMBDA { store_count(g + i, f(load_count(g + i, count), zero), count); });
+    });
   });
 }
 
@@ -95,6 +156,20 @@ void sgd_step(const SgdParams& p, const TensorChunk* chunks, const int64_t* firs
   });
 }
 
+void rmsprop_step(const RmspropParams& p, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
+  parallel_for(tasks, [&](int64_t task, int) {
+    for_chunks(chunks, first, task,
+               [&](const TensorChunk& chunk, auto zero) { rmsprop_chunk<decltype(zero)>(p, chunk); });
+  });
+}
+
+void adagrad_step(const AdagradParams& p, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
+  parallel_for(tasks, [&](int64_t task, int) {
+    for_chunks(chunks, first, task,
+               [&](const TensorChunk& chunk, auto zero) { adagrad_chunk<decltype(zero)>(p, chunk); });
+  });
+}
+
 double sum_of_squares(const Place&, const TensorChunk* chunks, const int64_t* first, int64_t tasks, void*) {
   return parallel_sum(tasks, 1, [&](int64_t begin, int64_t end) {
     double total = 0;
@@ -106,14 +181,15 @@ double sum_of_squares(const Place&, const TensorChunk* chunks, const int64_t* fi
 }
 
 void scale_chunks(const Place&, double factor, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
-  parallel_for(tasks, [&](int64_t task, int) {
-    for_chunks(chunks, first, task, [&](const TensorChunk& chunk, auto zero) {
-      using T = decltype(zero);
-      T* g = static_cast<T*>(chunk.data[0]);
-      for_vectors<T>(chunk.count, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-        store_count(g + i, load_count(g + i, count) * static_cast<T>(factor), count);
-      });
-    });
+  for_gradients(chunks, first, tasks,
+                [=](auto g, auto zero) ARRAYNN_LAMBDA { return g * static_cast<decltype(zero)>(factor); });
+}
+
+void clamp_chunks(const Place&, double bound, const TensorChunk* chunks, const int64_t* first, int64_t tasks) {
+  for_gradients(chunks, first, tasks, [=](auto g, auto zero) ARRAYNN_LAMBDA {
+    using T = decltype(zero);
+    T most = static_cast<T>(bound);
+    return g > most ? broadcast<T>(most) : g < -most ? broadcast<T>(-most) : g;  // NaN is neither, and stays
   });
 }
 

@@ -18,7 +18,7 @@ from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
 from .linear import linear
 from .loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss, mse_loss
-from .optimizer import adam_step, clip_grad_norm, sgd_step
+from .optimizer import adagrad_step, adam_step, clip_grad_norm, clip_grad_value, rmsprop_step, sgd_step
 from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 
@@ -31,11 +31,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "History",
+    "adagrad_step",
     "adam_step",
     "adaptive_avg_pool2d",
     "avg_pool2d",
     "binary_cross_entropy_with_logits",
     "clip_grad_norm",
+    "clip_grad_value",
     "conv1d",
     "conv2d",
     "cross_entropy",
@@ -66,6 +68,7 @@ __all__ = [
     "predict",
     "reference",
     "relu",
+    "rmsprop_step",
     "rnn",
     "rnn_cell",
     "save",

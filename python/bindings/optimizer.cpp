@@ -13,6 +13,8 @@ struct List {
   const char* name;
   py::object arrays;  // a list or tuple
   bool written;
+  bool optional = false;  // None is no list, and leaves its place among the kernel's arrays null
+  size_t slot = 0;        // that place
 };
 
 // The tensors of one step: lists of arrays that go together, checked, and their chunks. Arrays that
@@ -20,7 +22,11 @@ struct List {
 // write_back() brings home.
 class Tensors {
  public:
-  Tensors(const char* op, std::vector<List> lists) : op_(op), home_(op), lists_(std::move(lists)) {
+  Tensors(const char* op, std::vector<List> lists) : op_(op), home_(op) {
+    for (size_t slot = 0; slot < lists.size(); ++slot) {
+      lists[slot].slot = slot;
+      if (!lists[slot].optional || !lists[slot].arrays.is_none()) lists_.push_back(std::move(lists[slot]));
+    }
     check_lists();
     items_.reserve(count_ * lists_.size());
     for (size_t i = 0; i < count_; ++i) check_tensor(i);
@@ -190,10 +196,11 @@ class Tensors {
     void* pointers[5] = {};
     for (size_t k = 0; k < lists_.size(); ++k) {
       size_t item = at(k, tensor);
-      pointers[k] = direct && items_[item].is_native ? const_cast<char*>(data(item))
-                                                     : copy_of(item, like, compute, strides, lists_[k].written);
+      pointers[lists_[k].slot] = direct && items_[item].is_native
+                                     ? const_cast<char*>(data(item))
+                                     : copy_of(item, like, compute, strides, lists_[k].written);
     }
-    table.add(compute, element_count(like), pointers, static_cast<int>(lists_.size()));
+    table.add(compute, element_count(like), pointers);
   }
 
   // Whether an array lies aligned, and in these strides of elements.
@@ -235,26 +242,56 @@ class Tensors {
 
 void adam(py::object params, py::object grads, py::object exp_avgs, py::object exp_avg_sqs, py::object amsgrad_maxes,
           int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, bool decoupled,
-          double grad_scale) {
-  std::vector<List> lists = {{"params", params, true},
-                             {"grads", grads, false},
-                             {"exp_avgs", exp_avgs, true},
-                             {"exp_avg_sqs", exp_avg_sqs, true}};
-  if (!amsgrad_maxes.is_none()) lists.push_back({"amsgrad_maxes", amsgrad_maxes, true});
-  Tensors tensors("adam_step", std::move(lists));
-  AdamParams p = adam_params({tensors.table.place, step, lr, beta1, beta2, eps, weight_decay, decoupled, grad_scale});
+          double grad_scale, double l1) {
+  Tensors tensors("adam_step", {{"params", params, true},
+                                {"grads", grads, false},
+                                {"exp_avgs", exp_avgs, true},
+                                {"exp_avg_sqs", exp_avg_sqs, true},
+                                {"amsgrad_maxes", amsgrad_maxes, true, true}});
+  AdamParams p =
+      adam_params({tensors.table.place, step, lr, beta1, beta2, eps, weight_decay, decoupled, grad_scale, l1});
   tensors.home().run([&] { adam_step(p, tensors.table); });
   tensors.write_back();
 }
 
 void sgd(py::object params, py::object grads, py::object momentum_buffers, double lr, double momentum, double dampening,
-         double weight_decay, bool nesterov) {
-  std::vector<List> lists = {{"params", params, true}, {"grads", grads, false}};
-  if (!momentum_buffers.is_none()) lists.push_back({"momentum_buffers", momentum_buffers, momentum != 0});
-  Tensors tensors("sgd_step", std::move(lists));
-  SgdParams p{tensors.table.place, lr, momentum, dampening, weight_decay, nesterov};
+         double weight_decay, bool nesterov, double l1) {
+  Tensors tensors(
+      "sgd_step",
+      {{"params", params, true}, {"grads", grads, false}, {"momentum_buffers", momentum_buffers, momentum != 0, true}});
+  SgdParams p{tensors.table.place, lr, momentum, dampening, weight_decay, nesterov, l1};
   check_sgd(p, !momentum_buffers.is_none());
   tensors.home().run([&] { sgd_step(p, tensors.table); });
+  tensors.write_back();
+}
+
+void rmsprop(py::object params, py::object grads, py::object square_avgs, py::object momentum_buffers,
+             py::object grad_avgs, double lr, double alpha, double eps, double weight_decay, double momentum,
+             double l1) {
+  Tensors tensors("rmsprop_step", {{"params", params, true},
+                                   {"grads", grads, false},
+                                   {"square_avgs", square_avgs, true},
+                                   {"momentum_buffers", momentum_buffers, momentum != 0, true},
+                                   {"grad_avgs", grad_avgs, true, true}});
+  RmspropParams p{tensors.table.place, lr, alpha, eps, momentum, weight_decay, l1};
+  check_rmsprop(p, !momentum_buffers.is_none());
+  tensors.home().run([&] { rmsprop_step(p, tensors.table); });
+  tensors.write_back();
+}
+
+void adagrad(py::object params, py::object grads, py::object state_sums, int64_t step, double lr, double lr_decay,
+             double weight_decay, double eps, double l1) {
+  Tensors tensors("adagrad_step",
+                  {{"params", params, true}, {"grads", grads, false}, {"state_sums", state_sums, true}});
+  AdagradParams p = adagrad_params(tensors.table.place, step, lr, lr_decay, eps, weight_decay, l1);
+  tensors.home().run([&] { adagrad_step(p, tensors.table); });
+  tensors.write_back();
+}
+
+void clip_value(py::object grads, double bound) {
+  Tensors tensors("clip_grad_value", {{"grads", grads, true}});
+  check_clip_value(bound);
+  tensors.home().run([&] { clamp_grads(tensors.table, bound); });
   tensors.write_back();
 }
 
@@ -276,7 +313,10 @@ double clip(py::object grads, double max_norm) {
 void bind_optimizer(py::module_& m) {
   m.def("adam_step", &adam);
   m.def("sgd_step", &sgd);
+  m.def("rmsprop_step", &rmsprop);
+  m.def("adagrad_step", &adagrad);
   m.def("clip_grad_norm", &clip);
+  m.def("clip_grad_value", &clip_value);
 }
 
 }  // namespace arraynn::python
