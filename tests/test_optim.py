@@ -34,6 +34,14 @@ def gradients(steps, seed=1):
         ("Adam", {"lr": 0.1, "amsgrad": True}),
         ("AdamW", {}),
         ("AdamW", {"lr": 0.1, "weight_decay": 0.3, "amsgrad": True}),
+        ("RMSprop", {}),
+        ("RMSprop", {"lr": 0.1, "alpha": 0.8, "eps": 1e-3, "weight_decay": 0.1, "momentum": 0.7}),
+        ("RMSprop", {"momentum": 0.7, "centered": True}),
+        ("Adagrad", {}),
+        (
+            "Adagrad",
+            {"lr": 0.1, "lr_decay": 0.2, "weight_decay": 0.1, "initial_accumulator_value": 0.5, "eps": 1e-3},
+        ),
     ],
 )
 @pytest.mark.parametrize("skip", [False, True], ids=["every", "some"])
@@ -67,6 +75,8 @@ def test_steps_are_pytorchs(name, options, skip):
         ("SGD", {}),
         ("Adam", {"amsgrad": True}),
         ("AdamW", {}),
+        ("RMSprop", {"momentum": 0.7, "centered": True}),
+        ("Adagrad", {"lr_decay": 0.2}),
     ],
 )
 def test_state_dict_continues_bit_for_bit(name, options):
@@ -115,9 +125,36 @@ def test_clip_grad_norm():
     assert np.sqrt(sum((p.grad**2).sum() for p in parameters if p.grad is not None)) == pytest.approx(0.5)
 
 
+def test_clip_grad_value():
+    parameters = make()
+    for p, g in zip(parameters, gradients(1)[0], strict=True):
+        p.grad = g.copy()
+    parameters[1].grad = None
+    optim.clip_grad_value(parameters, 0.5)
+    np.testing.assert_array_equal(parameters[0].grad, gradients(1)[0][0].clip(-0.5, 0.5))
+    assert parameters[1].grad is None
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad"])
+def test_l1_makes_weights_that_nothing_needs_small(name):
+    """A penalty of slope 0.5 outweighs a pull of 0.3 away from zero."""
+    plain, lean = make(), make()
+    lr = 0.3 if name == "Adagrad" else 0.01
+    first, second = getattr(optim, name)(plain, lr=lr), getattr(optim, name)(lean, lr=lr, l1=0.5)
+    for _ in range(300):
+        for parameters, optimizer in ((plain, first), (lean, second)):
+            for p in parameters:
+                p.grad = p.data - 0.3  # of (p - 0.3)**2 / 2, whose least value with the penalty is at 0
+            optimizer.step()
+    assert max(np.abs(p.data).mean() for p in lean) < 0.1 < min(p.data.mean() for p in plain)
+
+
 @pytest.mark.parametrize(
     ("make_optimizer", "error", "message"),
     [
+        (lambda: optim.SGD(make(), l1=-1), ValueError, "SGD: l1 must be at least 0, got -1"),
+        (lambda: optim.RMSprop(make(), alpha=1.5), ValueError, "RMSprop: alpha must be from 0 to 1, got 1.5"),
+        (lambda: optim.Adagrad(make(), lr_decay=-1), ValueError, "Adagrad: lr_decay must be at least 0"),
         (lambda: optim.SGD([]), ValueError, "SGD: parameters is empty"),
         (lambda: optim.SGD([np.zeros(3)]), TypeError, "SGD: parameters must be Parameters, got ndarray"),
         (lambda: optim.SGD(make(), lr=-1), ValueError, "SGD: lr must be at least 0, got -1"),
@@ -134,5 +171,5 @@ def test_bad_arguments(make_optimizer, error, message):
 def test_repr_shows_the_options():
     assert (
         repr(optim.AdamW(make()))
-        == "AdamW(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False)"
+        == "AdamW(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False, l1=0.0)"
     )

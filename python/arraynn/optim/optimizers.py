@@ -1,4 +1,4 @@
-"""Optimizers over the parameters of layers: `SGD`, `Adam`, `AdamW`."""
+"""Optimizers over the parameters of layers: `SGD`, `Adam`, `AdamW`, `RMSprop`, `Adagrad`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .layers import Parameter
-from .optimizer import adam_step, sgd_step
-from .optimizer import clip_grad_norm as _clip_grad_norm
-
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm"]
-
-
-def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
-    """Scale the gradients of `parameters` in place so that their joint norm is at most `max_norm`.
-
-    Returns
-    -------
-    float
-        The norm before.
-    """
-    norm: float = _clip_grad_norm([p.grad for p in parameters if p.grad is not None], max_norm)
-    return norm
+from ..layers import Parameter
+from ..optimizer import adagrad_step, adam_step, rmsprop_step, sgd_step
 
 
 class Optimizer:
@@ -134,6 +119,9 @@ class SGD(Optimizer):
     lr, momentum, dampening, weight_decay : float
     nesterov : bool
         Needs momentum and no dampening.
+    l1 : float, default 0
+        Weight of the penalty ``sum |p|``; with `weight_decay`, which is that of ``sum p**2 / 2``, of
+        an elastic net. PyTorch has no such argument.
     """
 
     _state_names = ("momentum_buffers",)
@@ -146,12 +134,15 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        *,
+        l1: float = 0.0,
     ) -> None:
         super().__init__(parameters, lr)
         self.momentum = self._at_least_zero("momentum", momentum)
         self.dampening = dampening
         self.weight_decay = self._at_least_zero("weight_decay", weight_decay)
         self.nesterov = nesterov
+        self.l1 = self._at_least_zero("l1", l1)
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(
                 f"SGD: nesterov needs momentum above 0 and dampening 0, got {momentum} and {dampening}"
@@ -160,16 +151,16 @@ class SGD(Optimizer):
 
     def step(self) -> None:
         for step, chosen in self._by_step():
-            buffers = self.momentum_buffers
             sgd_step(
                 *self._lists(chosen),
-                list(compress(buffers, chosen)) if buffers is not None else None,
+                _chosen(self.momentum_buffers, chosen),
                 lr=self.lr,
                 momentum=self.momentum,
                 # as in PyTorch, the first gradient goes into the buffer undamped
                 dampening=self.dampening if step > 1 else 0.0,
                 weight_decay=self.weight_decay,
                 nesterov=self.nesterov,
+                l1=self.l1,
             )
 
 
@@ -183,6 +174,8 @@ class Adam(Optimizer):
     lr, betas, eps, weight_decay : float, pair of floats, float, float
     amsgrad : bool
         Divide by the largest second moment so far.
+    l1 : float, default 0
+        Weight of the penalty ``sum |p|`` (see `SGD`).
     """
 
     _state_names = ("exp_avgs", "exp_avg_sqs", "amsgrad_maxes")
@@ -196,6 +189,8 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         amsgrad: bool = False,
+        *,
+        l1: float = 0.0,
     ) -> None:
         super().__init__(parameters, lr)
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
@@ -204,12 +199,12 @@ class Adam(Optimizer):
         self.eps = self._at_least_zero("eps", eps)
         self.weight_decay = self._at_least_zero("weight_decay", weight_decay)
         self.amsgrad = amsgrad
+        self.l1 = self._at_least_zero("l1", l1)
         self.exp_avgs, self.exp_avg_sqs = self._zeros(), self._zeros()
         self.amsgrad_maxes = self._zeros() if amsgrad else None
 
     def step(self) -> None:
         for step, chosen in self._by_step():
-            maxes = self.amsgrad_maxes
             adam_step(
                 *self._lists(chosen),
                 list(compress(self.exp_avgs, chosen)),
@@ -220,7 +215,8 @@ class Adam(Optimizer):
                 eps=self.eps,
                 weight_decay=self.weight_decay,
                 decoupled=self._decoupled,
-                amsgrad_maxes=list(compress(maxes, chosen)) if maxes is not None else None,
+                amsgrad_maxes=_chosen(self.amsgrad_maxes, chosen),
+                l1=self.l1,
             )
 
 
@@ -237,5 +233,119 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
+        *,
+        l1: float = 0.0,
     ) -> None:
-        super().__init__(parameters, lr, betas, eps, weight_decay, amsgrad)
+        super().__init__(parameters, lr, betas, eps, weight_decay, amsgrad, l1=l1)
+
+
+class RMSprop(Optimizer):
+    """RMSprop, `arraynn.rmsprop_step`. Parameters as in ``torch.optim.RMSprop``.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        ``model.parameters()``.
+    lr, alpha, eps, weight_decay, momentum : float
+    centered : bool
+        Divide by the standard deviation of the gradient instead of its root mean square.
+    l1 : float, default 0
+        Weight of the penalty ``sum |p|`` (see `SGD`).
+    """
+
+    _state_names = ("square_avgs", "momentum_buffers", "grad_avgs")
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        l1: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, lr)
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"RMSprop: alpha must be from 0 to 1, got {alpha}")
+        self.alpha = alpha
+        self.eps = self._at_least_zero("eps", eps)
+        self.weight_decay = self._at_least_zero("weight_decay", weight_decay)
+        self.momentum = self._at_least_zero("momentum", momentum)
+        self.centered = centered
+        self.l1 = self._at_least_zero("l1", l1)
+        self.square_avgs = self._zeros()
+        self.momentum_buffers = self._zeros() if momentum else None
+        self.grad_avgs = self._zeros() if centered else None
+
+    def step(self) -> None:
+        for _, chosen in self._by_step():
+            rmsprop_step(
+                *self._lists(chosen),
+                list(compress(self.square_avgs, chosen)),
+                _chosen(self.momentum_buffers, chosen),
+                _chosen(self.grad_avgs, chosen),
+                lr=self.lr,
+                alpha=self.alpha,
+                eps=self.eps,
+                weight_decay=self.weight_decay,
+                momentum=self.momentum,
+                l1=self.l1,
+            )
+
+
+class Adagrad(Optimizer):
+    """Adagrad, `arraynn.adagrad_step`. Parameters as in ``torch.optim.Adagrad``.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        ``model.parameters()``.
+    lr, lr_decay, weight_decay, initial_accumulator_value, eps : float
+    l1 : float, default 0
+        Weight of the penalty ``sum |p|`` (see `SGD`).
+    """
+
+    _state_names = ("state_sums",)
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        *,
+        l1: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, lr)
+        self.lr_decay = self._at_least_zero("lr_decay", lr_decay)
+        self.weight_decay = self._at_least_zero("weight_decay", weight_decay)
+        self.initial_accumulator_value = self._at_least_zero(
+            "initial_accumulator_value", initial_accumulator_value
+        )
+        self.eps = self._at_least_zero("eps", eps)
+        self.l1 = self._at_least_zero("l1", l1)
+        self.state_sums = self._zeros()
+        for total in self.state_sums:
+            total.fill(initial_accumulator_value)
+
+    def step(self) -> None:
+        for step, chosen in self._by_step():
+            adagrad_step(
+                *self._lists(chosen),
+                list(compress(self.state_sums, chosen)),
+                step=step,
+                lr=self.lr,
+                lr_decay=self.lr_decay,
+                weight_decay=self.weight_decay,
+                eps=self.eps,
+                l1=self.l1,
+            )
+
+
+def _chosen(arrays: list[NDArray[Any]] | None, chosen: list[bool]) -> list[NDArray[Any]] | None:
+    return None if arrays is None else list(compress(arrays, chosen))
