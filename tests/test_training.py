@@ -9,24 +9,11 @@ import signal
 import arraynn as ann
 import numpy as np
 import pytest
-from arraynn.layers import Dropout, Linear, ReLU, Sequential
+from arraynn.layers import Sequential
+from networks import make_model, two_moons
 from sklearn import metrics
 
 QUIET = {"progress": False}
-
-
-def two_moons(n=200, seed=0):
-    """Two classes that no line separates."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 2, n)
-    angle = rng.uniform(0, np.pi, n)
-    x = np.stack([np.cos(angle) + y, np.sin(angle) * (1 - 2 * y) + 0.3 * y], axis=1)
-    return (x + 0.05 * rng.standard_normal(x.shape)).astype(np.float32), y
-
-
-def make_model(seed=0, p=0.0, outputs=2):
-    rng = np.random.default_rng(seed)
-    return Sequential(Linear(2, 16, rng=rng), ReLU(), Dropout(p, rng=rng), Linear(16, outputs, rng=rng))
 
 
 def run(seed=0, model=None, **options):
@@ -136,9 +123,27 @@ def test_metrics_get_classes_or_outputs():
 
 def test_metrics_of_scikit_learn():
     macro = functools.partial(metrics.f1_score, average="macro")
-    _, history = run(metrics=["accuracy", metrics.accuracy_score, macro])
+    names = ["accuracy", "precision", "recall", "f1"]
+    model, history = run(metrics=[*names, metrics.accuracy_score, macro], validation_data=two_moons(seed=1))
     assert history["accuracy"] == history["accuracy_score"]
-    assert 0 < history["f1_score"][-1] <= 1
+    assert history["f1"] == history["f1_score"]
+    x, y = two_moons(seed=1)
+    predicted = ann.predict(model, x).argmax(1)
+    assert history["val_precision"][-1] == metrics.precision_score(y, predicted, average="macro")
+    assert history["val_recall"][-1] == metrics.recall_score(y, predicted, average="macro")
+    y = (x @ np.array([[1.5], [-2]], np.float32)) + 0.5
+    model, history = run(model=make_model(outputs=1), data=(x, y), loss=ann.mse_loss, metrics=["mae", "rmse"])
+    found = ann.evaluate(model, ann.mse_loss, (x, y), metrics=["mae", "rmse"])
+    error = ann.predict(model, x) - y
+    assert found["mae"] == pytest.approx(np.abs(error).mean())
+    assert found["rmse"] == pytest.approx(np.sqrt(found["loss"]))
+
+
+def test_accuracy_is_of_classes():
+    """Of one number per sample no class can be told, and none is made up."""
+    x, _ = two_moons(20)
+    with pytest.raises(ValueError, match="accuracy: targets must be class indices or probabilities"):
+        run(model=make_model(outputs=1), data=(x, x[:, :1]), loss=ann.mse_loss, metrics="accuracy")
 
 
 def test_loss_with_options():
@@ -151,6 +156,71 @@ def test_clip_norm():
     model, _ = run(clip_norm=1e-3, epochs=1, batch_size=200)
     norm = np.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
     assert norm == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_clip_value():
+    model, _ = run(clip_value=1e-3, epochs=1, batch_size=200)
+    assert max(np.abs(p.grad).max() for p in model.parameters()) == np.float32(1e-3)
+
+
+def test_schedule_after_epochs_and_steps():
+    for every, expected in (("epoch", 0.01 * 0.5**3), ("step", 0.01 * 0.5**21)):  # 7 batches per epoch
+        model = make_model()
+        optimizer = ann.optim.Adam(model.parameters(), 0.01)
+        schedule = ann.optim.ExponentialLR(optimizer, 0.5, every=every)
+        ann.fit(
+            model,
+            ann.cross_entropy,
+            optimizer,
+            two_moons(),
+            epochs=3,
+            batch_size=32,
+            schedule=schedule,
+            **QUIET,
+        )
+        assert optimizer.lr == pytest.approx(expected)
+
+
+class Scripted:
+    """A metric that is what a script says in one epoch after the other."""
+
+    __name__ = "scripted"
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def __call__(self, y_true, y_pred):
+        return self.values.pop(0)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("restore", [True, False])
+def test_early_stopping_restores_the_best_weights(restore, mode):
+    script = [3.0, 2.0, 2.5, np.nan, 1.95, 2.0, 1.94, 1.92, 0.0]  # 1.92 is not better by more than 0.04
+    sign = 1 if mode == "min" else -1
+    seen = []
+    model, history = run(
+        epochs=10,
+        metrics=Scripted(*(sign * v for v in script)),
+        early_stopping=ann.EarlyStopping("scripted", 3, mode, 0.04, restore),
+        callbacks=[lambda history, model, epoch: seen.append(model.state_dict())],
+    )
+    assert history.epochs == 8
+    assert history.stopped == "early stopping"
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, seen[4 if restore else -1][name])
+
+
+def test_best_weights_come_back_at_the_end_of_the_run_too():
+    seen = []
+    model, history = run(
+        metrics=Scripted(1.0, 2.0, 3.0),
+        early_stopping=ann.EarlyStopping("scripted"),
+        callbacks=[lambda history, model, epoch: seen.append(model.state_dict())],
+    )
+    assert history.stopped is None
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, seen[0][name])
 
 
 def test_callback_stops():
@@ -234,7 +304,11 @@ X, Y = two_moons(10)
     [
         ({"data": (X, Y[:9])}, ValueError, "fit: data: x has 10 samples, but y has 9"),
         ({"data": (X[:0], Y[:0])}, ValueError, "fit: data is empty"),
-        ({"data": X}, TypeError, r"fit: data must be a pair \(x, y\) of arrays, got ndarray"),
+        (
+            {"data": X},
+            TypeError,
+            r"fit: data must be a pair \(x, y\) of arrays or an iterable .*, got ndarray",
+        ),
         ({"data": (X, list(Y))}, TypeError, "fit: data: y must be an array, got list"),
         ({"data": (X, np.float32(1))}, TypeError, "fit: data: y must be an array, got float32"),
         ({"data": (X, np.array(1))}, ValueError, "fit: data: y must have an axis of samples"),
@@ -247,8 +321,19 @@ X, Y = two_moons(10)
         ({"validation_split": 0.999}, ValueError, "leaves nothing to train on"),
         ({"validation_split": 0.5, "validation_data": (X, Y)}, ValueError, "not both"),
         ({"validation_data": (X, Y[:9])}, ValueError, "fit: validation_data: x has 10 samples, but y has 9"),
-        ({"metrics": "f1"}, ValueError, "fit: metrics must be callables or 'accuracy', got 'f1'"),
+        ({"metrics": "auc"}, ValueError, "fit: metrics must be callables or of 'accuracy', .*, got 'auc'"),
         ({"metrics": ["accuracy", "accuracy"]}, ValueError, "the name 'accuracy' twice"),
+        ({"accumulate": 0}, ValueError, "fit: accumulate must be at least 1, got 0"),
+        ({"batch_size": None}, TypeError, "fit: batch_size must be an integer for data in arrays, got None"),
+        ({"data": ()}, TypeError, r"fit: data must be a pair \(x, y\) of arrays, got a tuple of 0"),
+        ({"data": ((), Y)}, ValueError, "fit: data is empty"),
+        ({"data": ((X, X[:9]), Y)}, ValueError, r"fit: data: x\[1\] has 9 samples, but y has 10"),
+        ({"data": [(X, Y)]}, ValueError, "fit: data comes in batches, expected batch_size=None, got 32"),
+        ({"data": [(X, Y)], "batch_size": None, "validation_split": 0.5}, ValueError, "needs data in arrays"),
+        ({"data": [], "batch_size": None}, ValueError, "fit: data is empty"),
+        ({"data": [(X, Y[:9])], "batch_size": None}, ValueError, "fit: data: batch: x has 10 samples, but y"),
+        ({"early_stopping": ann.EarlyStopping()}, ValueError, "early_stopping watches 'val_loss', but"),
+        ({"resume": True}, ValueError, "fit: resume needs the path of a checkpoint"),
         ({"loss": lambda a, b: 0}, TypeError, "vjp: op must be a differentiable arraynn op"),
         (
             {"loss": functools.partial(ann.cross_entropy, reduction="none")},
@@ -276,6 +361,39 @@ def test_optimizer_of_another_model():
             epochs=1,
             batch_size=2,
         )
+
+
+def test_schedule_of_another_optimizer():
+    model = make_model()
+    optimizer, other = (ann.optim.SGD(model.parameters()) for _ in range(2))
+    for schedule, message in (
+        (ann.optim.StepLR(other, 1), "fit: schedule must be of the same optimizer"),
+        (ann.optim.ReduceLROnPlateau(optimizer), "fit: schedule watches 'val_loss', but"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ann.fit(
+                model,
+                ann.cross_entropy,
+                optimizer,
+                (X, Y),
+                epochs=1,
+                batch_size=2,
+                schedule=schedule,
+                **QUIET,
+            )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "least"}, "EarlyStopping: mode must be 'min' or 'max', got 'least'"),
+        ({"patience": 0}, "EarlyStopping: patience must be at least 1, got 0"),
+        ({"min_delta": -1.0}, "EarlyStopping: min_delta must be at least 0, got -1"),
+    ],
+)
+def test_bad_early_stopping(options, message):
+    with pytest.raises(ValueError, match=message):
+        ann.EarlyStopping(**options)
 
 
 def test_predict_and_evaluate_refuse():

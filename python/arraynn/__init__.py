@@ -25,11 +25,12 @@ from .rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 if TYPE_CHECKING:
     from . import cuda, layers, optim, reference
     from .io import load, save
-    from .training import History, evaluate, fit, predict
+    from .training import EarlyStopping, History, evaluate, fit, predict
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "EarlyStopping",
     "History",
     "adagrad_step",
     "adam_step",
@@ -85,6 +86,7 @@ __all__ = [
 
 # Imported at first use: a program that only calls ops does not pay for them.
 _lazy = {
+    "EarlyStopping": "training",
     "History": "training",
     "evaluate": "training",
     "fit": "training",

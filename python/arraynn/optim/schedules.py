@@ -48,6 +48,11 @@ class Schedule:
     def _name(self) -> str:
         return type(self).__name__
 
+    @property
+    def watched(self) -> str | None:
+        """The entry of the history that the schedule needs, or None."""
+        return None
+
     def rate(self, count: int) -> float:
         """Return the learning rate after `count` calls of `step`."""
         raise NotImplementedError(f"{self._name}: rate is not defined")
@@ -203,6 +208,10 @@ class LinearWarmup(Schedule):
         optimizer.lr = self.rate(0)
 
     @property
+    def watched(self) -> str | None:
+        return None if self.then is None else self.then.watched
+
+    @property
     def _warm(self) -> bool:
         """Whether the rate is reached: step number `steps` has it, and comes after one call less."""
         return self.count >= self.steps - 1
@@ -294,6 +303,10 @@ class ReduceLROnPlateau(Schedule):
         self.best = math.inf if mode == "min" else -math.inf
         self.bad = 0  # calls without improvement
         self.cooling = 0  # calls of the cooldown left
+
+    @property
+    def watched(self) -> str | None:
+        return self.monitor
 
     def _improves(self, value: float) -> bool:
         sign = -1 if self.mode == "min" else 1
