@@ -23,7 +23,7 @@ from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 
 if TYPE_CHECKING:
-    from . import cuda, layers, optim, reference
+    from . import cuda, init, layers, optim, reference
     from .io import load, save
     from .training import EarlyStopping, History, evaluate, fit, predict
 
@@ -52,6 +52,7 @@ __all__ = [
     "gru",
     "gru_cell",
     "huber_loss",
+    "init",
     "kl_div",
     "l1_loss",
     "layers",
@@ -94,7 +95,7 @@ _lazy = {
     "load": "io",
     "save": "io",
 }
-_lazy_modules = {"cuda", "layers", "optim", "reference"}
+_lazy_modules = {"cuda", "init", "layers", "optim", "reference"}
 
 
 def __getattr__(name: str) -> Any:
