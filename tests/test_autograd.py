@@ -1,0 +1,247 @@
+"""The ops under HIPS autograd: gradients as `vjp`'s, and second derivatives against differences."""
+
+from __future__ import annotations
+
+import inspect
+
+import arraynn
+import arraynn.autograd as ann
+import autograd.numpy as anp
+import numpy as np
+import pytest
+from autograd import elementwise_grad, grad, jacobian
+from tolerance import assert_close
+
+RNG = np.random.default_rng(0)
+
+
+def rand(*shape):
+    return RNG.standard_normal(shape)
+
+
+X, W, B = rand(2, 4, 6, 5), rand(6, 2, 3, 2), rand(6)
+SEQUENCE, STATE = rand(4, 3, 2), (rand(1, 3, 5), rand(1, 3, 5))
+PARAMS = [rand(20, 2), rand(20, 5), rand(20), rand(20)]
+
+
+def test_every_differentiable_op_is_there():
+    for name in arraynn.reference.__all__:
+        if getattr(arraynn, name) in arraynn._vjp._rules:
+            op = getattr(ann, name)
+            assert inspect.signature(op) == inspect.signature(getattr(arraynn, name))
+            assert name in ann.__all__
+    assert ann.layers is arraynn.layers
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ann.nothing
+
+
+def test_without_gradients_it_is_the_op_itself():
+    out = np.empty((2, 6, 4, 4))
+    assert ann.conv2d(X, W, B, groups=2, out=out) is out
+    np.testing.assert_array_equal(out, arraynn.conv2d(X, W, B, groups=2))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_are_those_of_vjp(dtype):
+    x, w, b = (a.astype(dtype) for a in (X, W, B))
+    g = rand(2, 6, 4, 4).astype(dtype)
+    found = grad(lambda args: anp.sum(ann.conv2d(*args, groups=2) * g))((x, w, b))
+    expected = arraynn.vjp(arraynn.conv2d, x, w, b, groups=2)[1](g)
+    for a, e in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_array_equal(a, e)
+
+
+def test_by_name_and_only_what_is_asked_for():
+    calls = []
+    original = arraynn._vjp._rules[arraynn.linear]
+    arraynn._vjp._rules[arraynn.linear] = original._replace(
+        forward=lambda wanted, *a, **k: (calls.append(wanted), original.forward(wanted, *a, **k))[1]
+    )
+    try:
+        x, w = rand(3, 4), rand(2, 4)
+        found = grad(lambda w: anp.sum(ann.linear(weight=w, input=x)))(w)
+    finally:
+        arraynn._vjp._rules[arraynn.linear] = original
+    np.testing.assert_allclose(found, np.broadcast_to(x.sum(0), (2, 4)))
+    assert calls == [(False, True, False)]  # once, and in the weight alone
+
+
+def test_a_program():
+    """Branches, loops, NumPy between the ops, a parameter used twice."""
+
+    def loss(w, b):
+        h = X
+        for i in range(2):
+            h = anp.tanh(ann.conv2d(h, w[:4], b[:4], padding="same", groups=1) if i else h * 0.5)
+        return anp.mean(h**2) + 0.1 * anp.sum(w**2)
+
+    w = rand(6, 4, 3, 3)
+    dw, db = grad(loss, 0)(w, B), grad(loss, 1)(w, B)
+    for i in ((0, 0, 0, 0), (3, 2, 1, 2), (5, 3, 2, 2)):
+        step = np.zeros_like(w)
+        step[i] = 1e-6
+        assert dw[i] == pytest.approx((loss(w + step, B) - loss(w - step, B)) / 2e-6, rel=1e-6)
+    assert (db[4:] == 0).all()
+
+
+def test_nested_arguments_and_results():
+    g, gh, gc = rand(4, 3, 5), rand(1, 3, 5), rand(1, 3, 5)
+
+    def loss(args):
+        x, h, c, params = args
+        output, (h_n, c_n) = ann.lstm(x, (h, c), params)
+        return anp.sum(output * g) + anp.sum(h_n * gh) + anp.sum(c_n * gc)
+
+    dx, dh, dc, dparams = grad(loss)((SEQUENCE, *STATE, PARAMS))
+    expected = arraynn.vjp(arraynn.lstm, SEQUENCE, STATE, PARAMS)[1]((g, (gh, gc)))
+    np.testing.assert_array_equal(dx, expected[0])
+    np.testing.assert_array_equal(dh, expected[1][0])
+    np.testing.assert_array_equal(dc, expected[1][1])
+    for a, e in zip(dparams, expected[2], strict=True):
+        np.testing.assert_array_equal(a, e)
+    only_h = grad(lambda h: anp.sum(ann.lstm(SEQUENCE, (h, STATE[1]), PARAMS)[0] * g))(STATE[0])
+    zeros = (np.zeros_like(gh), np.zeros_like(gc))
+    expected = arraynn.vjp(arraynn.lstm, SEQUENCE, STATE, PARAMS)[1]((g, zeros))
+    np.testing.assert_array_equal(only_h, expected[1][0])
+
+
+def test_an_integer_result_carries_no_gradient():
+    g = rand(2, 4, 3, 2)
+
+    def loss(x):
+        pooled, indices = ann.max_pool2d(x, 2, return_indices=True)
+        assert indices.dtype == np.int64
+        return anp.sum(pooled * g)
+
+    np.testing.assert_array_equal(grad(loss)(X), arraynn.vjp(arraynn.max_pool2d, X, 2)[1](g)[0])
+
+
+def test_dropout_draws_one_mask():
+    rng = np.random.default_rng(5)
+    x = rand(40, 50)
+    kept = []
+
+    def loss(x):
+        y = ann.dropout(x, 0.5, rng=rng)
+        kept.append(y._value != 0)
+        return anp.sum(y)
+
+    np.testing.assert_array_equal(grad(loss)(x) != 0, kept[0])
+
+
+# -- second derivatives ---------------------------------------------------------------------
+
+LABELS = np.array([1, 0, 3, -100, 2])
+SOFT = np.abs(rand(5, 4)) / 3
+SECOND = [
+    ("linear", (rand(3, 2, 4), rand(5, 4), rand(5)), {}),
+    ("linear", (rand(4), rand(5, 4)), {}),
+    ("conv1d", (rand(2, 3, 9), rand(4, 3, 3), rand(4)), dict(stride=2, padding=1)),
+    ("conv2d", (X, W, B), dict(groups=2, padding=(1, 0), dilation=(1, 2))),
+    ("conv2d", (X[0], rand(3, 4, 2, 2), rand(3)), {}),
+    ("avg_pool2d", (X,), dict(kernel_size=3, stride=2, padding=1, ceil_mode=True)),
+    ("adaptive_avg_pool2d", (X,), dict(output_size=(4, 3))),
+    ("relu", (rand(37),), {}),
+    ("leaky_relu", (rand(37),), dict(negative_slope=0.2)),
+    ("elu", (rand(37),), dict(alpha=0.7)),
+    ("gelu", (rand(37),), {}),
+    ("gelu", (rand(37),), dict(approximate="tanh")),
+    ("silu", (rand(37),), {}),
+    ("sigmoid", (rand(37),), {}),
+    ("tanh", (rand(37),), {}),
+    ("softplus", (10 * rand(37),), dict(beta=0.5, threshold=3.0)),
+    ("softmax", (rand(3, 4, 5),), dict(axis=1)),
+    ("log_softmax", (rand(3, 4, 5),), {}),
+    ("mse_loss", (rand(5, 3),), dict(target=rand(5, 3))),
+    ("mse_loss", (rand(5, 3),), dict(target=rand(5, 3), weight=np.abs(rand(5, 3)))),
+    ("cross_entropy", (rand(5, 4),), dict(target=LABELS)),
+    ("cross_entropy", (rand(5, 4),), dict(target=LABELS, weight=np.arange(1.0, 5), label_smoothing=0.2)),
+    ("cross_entropy", (rand(5, 4),), dict(target=SOFT, weight=np.arange(1.0, 5), label_smoothing=0.2)),
+    ("cross_entropy", (rand(2, 4, 3),), dict(target=LABELS[:3] * np.ones((2, 1), int), reduction="sum")),
+    ("cross_entropy", (rand(4),), dict(target=np.array(2))),
+]
+
+
+def weighted(name, options, square=True):
+    """Return a number of an op's output that is not linear in it."""
+    op = getattr(ann, name)
+
+    def f(args):
+        out = op(*args, **options)
+        weights = np.cos(np.arange(out.size)).reshape(out.shape)
+        return anp.sum(weights * out) + 0.5 * anp.sum(out**2)
+
+    return f
+
+
+@pytest.mark.parametrize(("name", "args", "options"), SECOND, ids=lambda v: v if isinstance(v, str) else "")
+def test_hessian_vector_products(name, args, options):
+    """In all arguments at once, against differences of the gradient."""
+    f = weighted(name, options)
+    vector = tuple(np.sin(1 + np.arange(a.size)).reshape(a.shape) for a in args)
+    found = grad(lambda args: sum(anp.sum(g * v) for g, v in zip(grad(f)(args), vector, strict=True)))(args)
+    step = 1e-5
+    ahead = grad(f)(tuple(a + step * v for a, v in zip(args, vector, strict=True)))
+    behind = grad(f)(tuple(a - step * v for a, v in zip(args, vector, strict=True)))
+    for h, a, b in zip(found, ahead, behind, strict=True):
+        expected = (a - b) / (2 * step)
+        np.testing.assert_allclose(h, expected, rtol=1e-5, atol=1e-6 * (1 + np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(("name", "args", "options"), SECOND, ids=lambda v: v if isinstance(v, str) else "")
+def test_gradients_by_formula_are_those_of_the_kernels(name, args, options):
+    """What the second derivative goes through is the first one."""
+    f = weighted(name, options)
+    expected = grad(f)(args)
+    through = []
+
+    def keeps(args):
+        gradient = grad(f)(args)
+        through.append([getattr(g, "_value", g) for g in gradient])
+        return sum(anp.sum(g) for g in gradient)
+
+    grad(keeps)(args)
+    for a, e in zip(through[0], expected, strict=True):
+        assert_close(np.asarray(a), e, terms=64)
+
+
+def test_a_third_derivative():
+    x = np.linspace(-2, 2, 9)
+    f = elementwise_grad(elementwise_grad(elementwise_grad(ann.tanh)))
+    t = np.tanh(x)
+    np.testing.assert_allclose(f(x), -2 * (1 - t**2) * (1 - 3 * t**2), atol=1e-12)
+
+
+def test_the_penalty_on_a_critics_gradient():
+    """Of a Wasserstein network: the gradient in the weights of the norm of the gradient in the images."""
+    images, w, head = rand(3, 1, 6, 6), rand(4, 1, 3, 3), rand(1, 64)
+
+    def critic(images, w):
+        features = ann.leaky_relu(ann.conv2d(images, w), 0.2)
+        return anp.sum(ann.linear(features.reshape(3, 64), head))
+
+    def penalty(w):
+        slopes = grad(critic)(images, w)
+        return anp.mean((anp.sqrt(anp.sum(slopes**2, axis=(1, 2, 3))) - 1) ** 2)
+
+    found = grad(penalty)(w)
+    step = np.zeros_like(w)
+    step[2, 0, 1, 1] = 1e-6
+    assert found[2, 0, 1, 1] == pytest.approx((penalty(w + step) - penalty(w - step)) / 2e-6, rel=1e-5)
+
+
+def test_a_jacobian():
+    w = rand(3, 4)
+    np.testing.assert_allclose(jacobian(lambda x: ann.linear(x, w))(rand(4)), w)
+
+
+def test_refusals():
+    with pytest.raises(
+        NotImplementedError, match="max_pool2d has no second derivative here; those that have"
+    ):
+        grad(lambda x: anp.sum(grad(lambda y: anp.sum(ann.max_pool2d(y, 2) ** 2))(x)))(X)
+    with pytest.raises(TypeError, match="relu: out is not taken where gradients are asked for"):
+        grad(lambda x: anp.sum(ann.relu(x, out=np.empty_like(X))))(X)
+    with pytest.raises(ValueError, match="conv2d: input has 4 channels"):
+        grad(lambda x: anp.sum(ann.conv2d(x, W)))(X)
