@@ -213,9 +213,10 @@ def test_a_third_derivative():
     np.testing.assert_allclose(f(x), -2 * (1 - t**2) * (1 - 3 * t**2), atol=1e-12)
 
 
-def test_the_penalty_on_a_critics_gradient():
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_penalty_on_a_critics_gradient(dtype):
     """Of a Wasserstein network: the gradient in the weights of the norm of the gradient in the images."""
-    images, w, head = rand(3, 1, 6, 6), rand(4, 1, 3, 3), rand(1, 64)
+    images, w, head = (a.astype(dtype) for a in (rand(3, 1, 6, 6), rand(4, 1, 3, 3), rand(1, 64)))
 
     def critic(images, w):
         features = ann.leaky_relu(ann.conv2d(images, w), 0.2)
@@ -226,6 +227,11 @@ def test_the_penalty_on_a_critics_gradient():
         return anp.mean((anp.sqrt(anp.sum(slopes**2, axis=(1, 2, 3))) - 1) ** 2)
 
     found = grad(penalty)(w)
+    assert found.dtype == dtype
+    if dtype == np.float32:
+        images, head = images.astype(np.float64), head.astype(np.float64)
+        np.testing.assert_allclose(found, grad(penalty)(w.astype(np.float64)), rtol=1e-3, atol=1e-4)
+        return
     step = np.zeros_like(w)
     step[2, 0, 1, 1] = 1e-6
     assert found[2, 0, 1, 1] == pytest.approx((penalty(w + step) - penalty(w - step)) / 2e-6, rel=1e-5)

@@ -37,7 +37,7 @@ import numpy as np
 import arraynn
 
 from .._vjp import _rules, differentiable, vjp
-from ._second import SECOND
+from ._second import SECOND, as_dtype
 
 Nested = Any  # an array, None, or a tuple or list of such
 
@@ -138,7 +138,7 @@ def _pull(
                     f"{call.op.__name__} has no second derivative here; "
                     f"those that have one: {', '.join(sorted(second_derivatives))}"
                 )
-            gradients = SECOND[call.op.__name__](call, leaves, cotangent)
+            gradients = SECOND[call.op.__name__](call, leaves, as_dtype(cotangent, out))
         else:
             gradients = call.gradients(out, cotangent)
         return tuple(gradients[i] for i in argnums)

@@ -31,51 +31,68 @@ def _blank(of: Any) -> Any:
 
 
 @primitive  # type: ignore[untyped-decorator]
-def _product(x: Any, w: Any, *, op: Any, options: dict[str, Any]) -> Any:
-    return op(x, w, **options)
+def _product(x: Any, w: Any, *, call: Any) -> Any:
+    return call.op(x, w, **call.options())
 
 
 @primitive  # type: ignore[untyped-decorator]
-def _product_to_input(g: Any, w: Any, *, like: Any, op: Any, options: dict[str, Any]) -> Any:
-    return vjp(op, like, w, wrt="input", **options)[1](g)[0]
+def _product_to_input(g: Any, w: Any, *, like: Any, call: Any) -> Any:
+    return _pull(call, (like, w), "input", g)[0]
 
 
 @primitive  # type: ignore[untyped-decorator]
-def _product_to_weight(g: Any, x: Any, *, like: Any, op: Any, options: dict[str, Any]) -> Any:
-    return vjp(op, x, like, wrt="weight", **options)[1](g)[1]
+def _product_to_weight(g: Any, x: Any, *, like: Any, call: Any) -> Any:
+    return _pull(call, (x, like), "weight", g)[1]
 
 
-defvjp(
-    _product,
-    lambda ans, x, w, *, op, options: (
-        lambda g: _product_to_input(g, w, like=_blank(x), op=op, options=options)
-    ),
-    lambda ans, x, w, *, op, options: (
-        lambda g: _product_to_weight(g, x, like=_blank(w), op=op, options=options)
-    ),
-)
-defvjp(
-    _product_to_input,
-    lambda ans, g, w, *, like, op, options: lambda u: _product(u, w, op=op, options=options),
-    lambda ans, g, w, *, like, op, options: (
-        lambda u: _product_to_weight(g, u, like=_blank(w), op=op, options=options)
-    ),
-)
-defvjp(
-    _product_to_weight,
-    lambda ans, g, x, *, like, op, options: lambda v: _product(x, v, op=op, options=options),
-    lambda ans, g, x, *, like, op, options: (
-        lambda v: _product_to_input(g, v, like=_blank(x), op=op, options=options)
-    ),
-)
+def _pull(call: Any, args: tuple[Any, ...], wrt: str, g: Any) -> Any:
+    out, pullback = vjp(call.op, *args, wrt=wrt, **call.options())
+    return pullback(as_dtype(g, out))
+
+
+def as_dtype(g: Any, like: Any) -> Any:
+    """Return a cotangent in the dtype of what it belongs to: autograd.numpy makes some of float64."""
+    return g if g.dtype == like.dtype else g.astype(like.dtype)
+
+
+def _back_of_product(ans: Any, x: Any, w: Any, *, call: Any) -> tuple[Any, ...]:
+    return (
+        lambda g: _product_to_input(as_dtype(g, ans), w, like=_blank(x), call=call),
+        lambda g: _product_to_weight(as_dtype(g, ans), x, like=_blank(w), call=call),
+    )
+
+
+def _back_of_product_to_input(ans: Any, g: Any, w: Any, *, like: Any, call: Any) -> tuple[Any, ...]:
+    return (
+        lambda u: _product(as_dtype(u, ans), w, call=call),
+        lambda u: _product_to_weight(g, as_dtype(u, ans), like=_blank(w), call=call),
+    )
+
+
+def _back_of_product_to_weight(ans: Any, g: Any, x: Any, *, like: Any, call: Any) -> tuple[Any, ...]:
+    return (
+        lambda v: _product(x, as_dtype(v, ans), call=call),
+        lambda v: _product_to_input(g, as_dtype(v, ans), like=_blank(x), call=call),
+    )
+
+
+for _of, _back in (
+    (_product, _back_of_product),
+    (_product_to_input, _back_of_product_to_input),
+    (_product_to_weight, _back_of_product_to_weight),
+):
+    defvjp(
+        _of,
+        lambda *args, back=_back, **options: back(*args, **options)[0],
+        lambda *args, back=_back, **options: back(*args, **options)[1],
+    )
 
 
 def _products(call: Any, leaves: tuple[Any, ...], g: Any) -> list[Any]:
     x, w = leaves[:2]
-    of = dict(op=call.op, options=call.options())
     found = [
-        _product_to_input(g, w, like=_blank(x), **of),
-        _product_to_weight(g, x, like=_blank(w), **of),
+        _product_to_input(g, w, like=_blank(x), call=call),
+        _product_to_weight(g, x, like=_blank(w), call=call),
     ]
     if len(leaves) == 3:  # the bias goes along the last axis of linear's output, the channels of the others'
         last = call.op.__name__ == "linear"
@@ -89,29 +106,21 @@ def _products(call: Any, leaves: tuple[Any, ...], g: Any) -> list[Any]:
 
 
 @primitive  # type: ignore[untyped-decorator]
-def _spread(g: Any, *, like: Any, op: Any, options: dict[str, Any]) -> Any:
-    return vjp(op, like, **options)[1](g)[0]
+def _spread(g: Any, *, like: Any, call: Any) -> Any:
+    return _pull(call, (like,), "input", g)[0]
 
 
 @primitive  # type: ignore[untyped-decorator]
-def _mean(x: Any, *, op: Any, options: dict[str, Any]) -> Any:
-    return op(x, **options)
+def _mean(x: Any, *, call: Any) -> Any:
+    return call.op(x, **call.options())
 
 
-def _spread_back(ans: Any, g: Any, *, like: Any, op: Any, options: dict[str, Any]) -> Any:
-    return lambda u: _mean(u, op=op, options=options)
-
-
-def _mean_back(ans: Any, x: Any, *, op: Any, options: dict[str, Any]) -> Any:
-    return lambda g: _spread(g, like=_blank(x), op=op, options=options)
-
-
-defvjp(_spread, _spread_back)
-defvjp(_mean, _mean_back)
+defvjp(_spread, lambda ans, g, *, like, call: lambda u: _mean(as_dtype(u, ans), call=call))
+defvjp(_mean, lambda ans, x, *, call: lambda g: _spread(as_dtype(g, ans), like=_blank(x), call=call))
 
 
 def _means(call: Any, leaves: tuple[Any, ...], g: Any) -> list[Any]:
-    return [_spread(g, like=_blank(leaves[0]), op=call.op, options=call.options())]
+    return [_spread(g, like=_blank(leaves[0]), call=call)]
 
 
 # -- formulas -------------------------------------------------------------------------------
