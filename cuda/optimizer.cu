@@ -3,6 +3,7 @@
 // with momentum 20; rmsprop_step and adagrad_step 20, with momentum 28, centered 36; sum_of_squares 4;
 // scale_chunks and clamp_chunks 8. Tensors come as kernel parameters, so nothing is copied
 // to the device before a launch and a CUDA graph may capture it.
+#include "device/math.h"
 #include "device/reduce.h"
 #include "dispatch.h"
 #include "kernels.h"
@@ -104,14 +105,6 @@ __device__ __forceinline__ void for_packs(const Piece& p, bool aligned, const F&
   for (int64_t i = p.begin + static_cast<int64_t>(threadIdx.x) * width; i < packed; i += threads * width)
     f(std::integral_constant<int, width>{}, i);
   for (int64_t i = packed + threadIdx.x; i < p.end; i += threads) f(std::integral_constant<int, 1>{}, i);
-}
-
-template <class C>
-__device__ __forceinline__ C square_root(C x) {
-  if constexpr (sizeof(C) == 8)
-    return sqrt(x);
-  else
-    return sqrtf(x);
 }
 
 // Adds to a gradient those of decay / 2 p^2 and l1 |p|.
