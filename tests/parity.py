@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -50,9 +51,9 @@ def check_parity(op: Callable[..., Any], peer: Callable[..., Any], *args: Any, *
     dout = cotangent_of(out)
     pairs = [(t, d) for t, d in zip(flat(tout), flat_none(dout), strict=True) if d is not None]
     torch.autograd.backward([t for t, _ in pairs], [torch.tensor(d) for _, d in pairs])
-    names = ann._vjp.differentiable(op)
-    for name, gradient, targ in zip(names, pullback(dout), targs, strict=False):
-        for g, t in zip(flat(gradient), [t for t in flat(targ)], strict=True):
+    given = inspect.signature(op).bind_partial(*targs).arguments
+    for name, gradient in zip(ann._vjp.differentiable(op), pullback(dout), strict=True):
+        for g, t in zip(flat(gradient), flat(given.get(name)), strict=True):
             expected = np.zeros(t.shape) if t.grad is None else t.grad.numpy()
             assert_close(g, expected, terms=256, scale=8, what=f"gradient of {name}")
 
@@ -67,9 +68,11 @@ def check_gradient(op: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     dout = cotangent_of(out)
     gradients = pullback(dout)
     step = 1e-5
-    for i, (name, gradient) in enumerate(zip(ann._vjp.differentiable(op), gradients, strict=True)):
+    places = list(inspect.signature(op).parameters)
+    for name, gradient in zip(ann._vjp.differentiable(op), gradients, strict=True):
         if gradient is None:
             continue
+        i = places.index(name)
         moves = [np.random.default_rng(i).standard_normal(g.shape) for g in flat(gradient)]
 
         def moved(by: float, i: int = i, moves: list[np.ndarray] = moves) -> float:

@@ -61,6 +61,11 @@ PLAIN = [
     ("Conv1d", (3, 4, 3), {"stride": 2, "padding": 1}, (2, 3, 9)),
     ("Conv2d", (4, 6, 3), {"padding": "same", "groups": 2}, (2, 4, 6, 7)),
     ("Conv2d", (2, 3, (3, 2), (2, 1), (1, 0), (1, 2)), {"bias": False}, (2, 2, 8, 7)),
+    ("LayerNorm", (5,), {}, (2, 3, 5)),
+    ("LayerNorm", ((3, 5), 0.1, True, False), {}, (2, 3, 5)),
+    ("LayerNorm", (5,), {"elementwise_affine": False}, (2, 5)),
+    ("RMSNorm", (5,), {}, (2, 3, 5)),
+    ("RMSNorm", ((3, 5), 0.1, False), {}, (2, 3, 5)),
     ("Linear", (5, 3), {}, (4, 5)),
     ("Linear", (5, 3), {"bias": False}, (2, 4, 5)),
 ]

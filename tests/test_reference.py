@@ -129,6 +129,18 @@ def test_linear(shape: tuple[int, ...]) -> None:
     check(ref.linear, F.linear, rand(*shape), rand(4, 5), None)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 5), (3, 5), (0, 3, 5), (2, 3, 1)])
+def test_layer_norm_and_rms_norm(shape: tuple[int, ...]) -> None:
+    for last in (shape[-1:], shape[-2:]):
+        w, b = rand(*last, seed=1), rand(*last, seed=2)
+        for options in ({}, {"eps": 0.1}):
+            check(ref.layer_norm, F.layer_norm, rand(*shape), last, w, b, **options)
+            check(ref.rms_norm, F.rms_norm, rand(*shape), last, w, **options)
+        check(ref.layer_norm, F.layer_norm, rand(*shape), last, None, b)
+        check(ref.layer_norm, F.layer_norm, rand(*shape), last, w)
+        check(ref.rms_norm, F.rms_norm, rand(*shape), last)
+
+
 ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
     ("leaky_relu", {}),
     ("leaky_relu", {"negative_slope": -0.5}),

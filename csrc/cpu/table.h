@@ -13,6 +13,7 @@
 #include "ops/optimizer.h"
 #include "ops/pool.h"
 #include "ops/rnn.h"
+#include "ops/row_norm.h"
 
 namespace arraynn {
 

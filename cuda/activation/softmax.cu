@@ -32,21 +32,10 @@ __device__ __forceinline__ compute_t<T> softmax_gradient(compute_t<T> y, compute
   return log ? dy - exp_of<T>(y) * sum : y * (dy - sum);
 }
 
-// Row after row in the registers of `lanes` threads. All threads of a warp make the same rounds.
-template <class Row, int lanes, class F>
-__device__ __forceinline__ void for_held_rows(int64_t rows, const F& f) {
-  constexpr int at_once = held_threads / lanes;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * at_once; first < rows;
-       first += static_cast<int64_t>(gridDim.x) * at_once) {
-    int64_t row = first + static_cast<int>(threadIdx.x) / lanes;
-    f(row, row < rows);
-  }
-}
-
 template <class T, class Row, int lanes>
 __global__ __launch_bounds__(held_threads) void softmax_held(int64_t rows, int size, bool log, const T* x, T* y) {
   using C = compute_t<T>;
-  for_held_rows<Row, lanes>(rows, [&](int64_t row, bool inside) {
+  for_held_rows<lanes>(rows, [&](int64_t row, bool inside) {
     Row in;
     in.load(x + row * size, size, inside, -INFINITY);
     C top = -INFINITY, sum = 0, e[Row::count];
@@ -65,7 +54,7 @@ template <class T, class Row, int lanes>
 __global__ __launch_bounds__(held_threads) void softmax_backward_held(int64_t rows, int size, bool log, const T* y,
                                                                       const T* dy, T* dx) {
   using C = compute_t<T>;
-  for_held_rows<Row, lanes>(rows, [&](int64_t row, bool inside) {
+  for_held_rows<lanes>(rows, [&](int64_t row, bool inside) {
     Row out, cotangent;
     out.load(y + row * size, size, inside, 0);
     cotangent.load(dy + row * size, size, inside, 0);

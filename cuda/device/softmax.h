@@ -1,5 +1,5 @@
-// What softmax and cross-entropy share: maximum and sum of exponentials in one pass, and the ways in which
-// threads share the rows that these run along.
+// What softmax and cross-entropy share: maximum and sum of exponentials in one pass; and the ways in which
+// threads share rows, in which normalization goes along.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -102,6 +102,17 @@ void with_held(int64_t size, bool vector, const F& f) {
   if (vector && sizeof(T) < 8 && size % pack_size<T> == 0)
     return of_width(Elements<sizeof(T) < 8 ? pack_size<T> : 1>{});
   of_width(Elements<1>{});
+}
+
+// Row after row in the registers of `lanes` threads. All threads of a warp make the same rounds.
+template <int lanes, class F>
+__device__ __forceinline__ void for_held_rows(int64_t rows, const F& f) {
+  constexpr int at_once = held_threads / lanes;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * at_once; first < rows;
+       first += static_cast<int64_t>(gridDim.x) * at_once) {
+    int64_t row = first + static_cast<int>(threadIdx.x) / lanes;
+    f(row, row < rows);
+  }
 }
 
 // ---- rows walked ----

@@ -21,6 +21,7 @@ from .loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss,
 from .optimizer import adagrad_step, adam_step, clip_grad_norm, clip_grad_value, rmsprop_step, sgd_step
 from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
+from .row_norm import layer_norm, rms_norm
 
 if TYPE_CHECKING:
     from . import cuda, init, layers, optim, reference
@@ -55,6 +56,7 @@ __all__ = [
     "init",
     "kl_div",
     "l1_loss",
+    "layer_norm",
     "layers",
     "leaky_relu",
     "linear",
@@ -70,6 +72,7 @@ __all__ = [
     "predict",
     "reference",
     "relu",
+    "rms_norm",
     "rmsprop_step",
     "rnn",
     "rnn_cell",

@@ -43,6 +43,11 @@ def spatial(op: str, name: str, value: Any, dims: int) -> tuple[int, ...]:
         raise TypeError(f"{op}: {name} is {value!r}, expected an int or a tuple of ints") from None
 
 
+def sizes(op: str, name: str, value: Any) -> tuple[int, ...]:
+    """Return an int, or a sequence of any number of ints, as a tuple."""
+    return spatial(op, name, value, len(value) if isinstance(value, tuple | list) else 1)
+
+
 def integer(op: str, name: str, value: Any) -> int:
     """Return an int, or say which argument is not one."""
     if type(value) is int and -_limit <= value < _limit:

@@ -16,6 +16,7 @@ void bind_loss(py::module_& m);
 void bind_optimizer(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_rnn(py::module_& m);
+void bind_row_norm(py::module_& m);
 
 PYBIND11_MODULE(_core, m) {
   py::register_exception_translator([](std::exception_ptr error) {
@@ -68,6 +69,7 @@ PYBIND11_MODULE(_core, m) {
   bind_optimizer(m);
   bind_pool(m);
   bind_rnn(m);
+  bind_row_norm(m);
 }
 
 }  // namespace arraynn::python

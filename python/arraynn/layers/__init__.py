@@ -13,6 +13,7 @@ from .linear import Linear
 from .pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from .rnn import GRU, LSTM, RNN, EachStep, LastStep
 from .rnn_cells import GRUCell, LSTMCell, RNNCell
+from .row_norm import LayerNorm, RMSNorm
 from .sequential import Sequential
 
 __all__ = [
@@ -32,11 +33,13 @@ __all__ = [
     "LSTMCell",
     "LastStep",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
     "MaxPool2d",
     "Parameter",
+    "RMSNorm",
     "RNNCell",
     "ReLU",
     "Sequential",

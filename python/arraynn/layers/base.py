@@ -240,13 +240,14 @@ class OpLayer(Layer):
     """One op, the attributes that are its parameters, and the attributes that are its options."""
 
     op: ClassVar[Callable[..., Any]]
-    arguments: ClassVar[tuple[str, ...]] = ()  # parameters, or None, that follow the input
+    # The names of parameters, or None, that are the differentiable arguments behind the input.
+    arguments: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
 
     def forward(self, x: NDArray[Any]) -> Any:
-        parameters = (getattr(self, name) for name in self.arguments)
-        values = (None if parameter is None else parameter.data for parameter in parameters)
-        return self._run(self.op, x, *values, **{name: getattr(self, name) for name in self.options})
+        parameters = {name: getattr(self, name) for name in self.arguments}
+        values = {name: None if p is None else p.data for name, p in parameters.items()}
+        return self._run(self.op, x, **values, **{name: getattr(self, name) for name in self.options})
 
     def backward(self, dy: Any) -> Any:
         dx, *gradients = self._take_pullback()(dy)

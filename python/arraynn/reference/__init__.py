@@ -19,6 +19,7 @@ from .optimizer import (
 )
 from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
+from .row_norm import layer_norm, rms_norm
 
 __all__ = [
     "adagrad_step",
@@ -39,6 +40,7 @@ __all__ = [
     "huber_loss",
     "kl_div",
     "l1_loss",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "linear_cross_entropy",
@@ -49,6 +51,7 @@ __all__ = [
     "mse_loss",
     "nll_loss",
     "relu",
+    "rms_norm",
     "rmsprop_step",
     "rnn",
     "rnn_cell",
