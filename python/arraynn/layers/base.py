@@ -69,6 +69,9 @@ class Layer:
 
     Attributes
     ----------
+    buffers : tuple of str
+        Of the class: names of the attributes that hold arrays, or None, which calls change and which
+        are not learned. They are part of the state, behind the layer's own parameters.
     training : bool
         Whether the layer is in `train` mode.
     input_grad : bool
@@ -77,6 +80,7 @@ class Layer:
 
     training: bool = True
     input_grad: bool = True
+    buffers: ClassVar[tuple[str, ...]] = ()
     _pullback: Callable[[Any], tuple[Any, ...]] | None = None
 
     def __call__(self, *inputs: Any, input_grad: bool = True, **options: Any) -> Any:
@@ -167,19 +171,30 @@ class Layer:
         for parameter in self.parameters():
             parameter.grad = None
 
+    def _state(self, prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yield the arrays of parameters and buffers, in PyTorch's order."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value.data
+        for name in self.buffers:
+            if getattr(self, name) is not None:
+                yield prefix + name, getattr(self, name)
+        for name, child in self.named_children():
+            yield from child._state(f"{prefix}{name}.")
+
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return a copy of every parameter's values by name."""
-        return {name: parameter.data.copy() for name, parameter in self._slots()}
+        """Return a copy of every parameter's and buffer's values by name."""
+        return {name: array.copy() for name, array in self._state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Write the values of `state` into the parameters.
+        """Write the values of `state` into the parameters and buffers.
 
         Parameters
         ----------
         state : mapping of str to array
             One entry per name in `state_dict`, of its shape: what `state_dict` or `arraynn.load`
-            returned, or a PyTorch ``state_dict`` as it is. Values are cast to the parameters'
-            dtype.
+            returned, or a PyTorch ``state_dict`` as it is. Values are cast to the dtype that
+            the parameter or buffer has.
 
         Raises
         ------
@@ -188,7 +203,7 @@ class Layer:
         TypeError
             A value is not an array of real numbers. Nothing has been written then.
         """
-        slots = dict(self._slots())
+        slots = dict(self._state())
         missing, unknown = slots.keys() - state.keys(), state.keys() - slots.keys()
         if missing or unknown:
             raise ValueError(
@@ -197,13 +212,13 @@ class Layer:
                 + (f", unknown: {', '.join(sorted(unknown))}" if unknown else "")
             )
         values = {name: _as_array(name, state[name]) for name in slots}
-        for name, parameter in slots.items():
-            if values[name].shape != parameter.shape:
+        for name, array in slots.items():
+            if values[name].shape != array.shape:
                 raise ValueError(
-                    f"load_state_dict: {name} has shape {values[name].shape}, expected {parameter.shape}"
+                    f"load_state_dict: {name} has shape {values[name].shape}, expected {array.shape}"
                 )
-        for name, parameter in slots.items():
-            parameter.data[...] = values[name].astype(parameter.data.dtype, copy=False)
+        for name, array in slots.items():
+            array[...] = values[name].astype(array.dtype, copy=False)
 
     # -- mode -------------------------------------------------------------------------------
 
