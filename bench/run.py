@@ -20,6 +20,7 @@ FAMILIES = (
     "activation",
     "dropout",
     "row_norm",
+    "channel_norm",
     "optimizer",
 )
 

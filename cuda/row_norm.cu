@@ -3,8 +3,9 @@
 // deviations from the sum's mean, which are corrected by their own. The gradients of weight and bias are the sums of
 // columns, in a pass of their own.
 #include "device/center.h"
-#include "device/column_pairs.h"
+#include "device/math.h"
 #include "device/softmax.h"
+#include "device/units.h"
 #include "kernels.h"
 
 namespace arraynn::cuda {
@@ -26,8 +27,8 @@ struct Normal {
   C rstd;
 
   __device__ __forceinline__ C operator()(C x) const { return center(x) * rstd; }
-  __device__ RowStatistics statistics() const { return {center.mean(), static_cast<double>(rstd)}; }
-  static __device__ __forceinline__ Normal of(const RowStatistics& s) {
+  __device__ Statistics statistics() const { return {center.mean(), static_cast<double>(rstd)}; }
+  static __device__ __forceinline__ Normal of(const Statistics& s) {
     return {Center<C>::of(s.mean), static_cast<C>(s.rstd)};
   }
   // From the sums of d = x - shift and of d^2 over a row.
@@ -35,7 +36,7 @@ struct Normal {
   static __device__ __forceinline__ Normal of_sums(const Rows<T>& r, C shift, C sum, C squares) {
     C n = static_cast<C>(r.size), rest = r.centered ? sum / n : C(0);
     if (r.centered) squares -= rest * sum;
-    return {{shift, rest}, 1 / sqrt(squares / n + r.eps)};
+    return {{shift, rest}, 1 / square_root(squares / n + r.eps)};
   }
 };
 
@@ -43,7 +44,7 @@ struct Normal {
 
 template <class T, class Row, int lanes>
 __global__ __launch_bounds__(held_threads) void row_norm_held(Rows<T> r, const T* x, const T* weight, const T* bias,
-                                                              T* y, RowStatistics* statistics) {
+                                                              T* y, Statistics* statistics) {
   using C = compute_t<T>;
   int size = static_cast<int>(r.size);
   for_held_rows<lanes>(r.rows, [&](int64_t row, bool inside) {
@@ -76,7 +77,7 @@ __global__ __launch_bounds__(held_threads) void row_norm_held(Rows<T> r, const T
 
 template <class T, class Row, int lanes>
 __global__ __launch_bounds__(held_threads) void row_norm_backward_held(Rows<T> r, const T* dy, const T* x,
-                                                                       const T* weight, const RowStatistics* statistics,
+                                                                       const T* weight, const Statistics* statistics,
                                                                        T* dx) {
   using C = compute_t<T>;
   int size = static_cast<int>(r.size);
@@ -85,7 +86,7 @@ __global__ __launch_bounds__(held_threads) void row_norm_backward_held(Rows<T> r
     in.load(x + row * size, size, inside, 0);
     cotangent.load(dy + row * size, size, inside, 0);
     if (weight) w.load(weight, size, true, 1);
-    auto normal = Normal<C>::of(inside ? statistics[row] : RowStatistics{0, 0});
+    auto normal = Normal<C>::of(inside ? statistics[row] : Statistics{0, 0});
     auto g = [&](int j) { return weight ? cotangent.get(j) * w.get(j) : cotangent.get(j); };
     C sum = 0, product = 0;
     Row::each(size, [&](int j, int) {
@@ -121,8 +122,7 @@ __device__ __forceinline__ void affine_at(const T* array, int64_t index, bool pa
 template <class T>
 __global__ __launch_bounds__(RowWalk<T>::most_threads) void row_norm_walk(RowWalk<T> walk, Rows<T> r, size_t room_bytes,
                                                                           int64_t slots, const T* x, const T* weight,
-                                                                          const T* bias, T* y,
-                                                                          RowStatistics* statistics) {
+                                                                          const T* bias, T* y, Statistics* statistics) {
   using C = compute_t<T>;
   C* room = shared<C>();
   Slots<T, RowWalk<T>::width> kept(shared<char>() + room_bytes, slots, 0);
@@ -169,7 +169,7 @@ struct Two {
 template <class T>
 __global__ __launch_bounds__(RowWalk<T>::most_threads) void row_norm_backward_walk(
     RowWalk<T> walk, Rows<T> r, size_t room_bytes, int64_t slots, const T* dy, const T* x, const T* weight,
-    const RowStatistics* statistics, T* dx) {
+    const Statistics* statistics, T* dx) {
   using C = compute_t<T>;
   constexpr int width = RowWalk<T>::width;
   C* room = shared<C>();
@@ -218,24 +218,62 @@ __global__ __launch_bounds__(RowWalk<T>::most_threads) void row_norm_backward_wa
 
 // ---- weight and bias ----
 
-template <class T>
-struct AffineTerms {
+template <class T, int N>
+struct AffineTerm {
+  struct Loaded {
+    Raw<T, N> dy, x;
+    Statistics statistics;
+  };
   const T *dy, *x;
-  const RowStatistics* statistics;
-  int64_t size;
+  const Statistics* statistics;
 
-  template <int N>
-  __device__ __forceinline__ void operator()(Elements<N>, int64_t row, int64_t column, compute_t<T> (&dw)[N],
-                                             compute_t<T> (&db)[N]) const {
-    auto d = load_raw<N>(dy + row * size + column), v = load_raw<N>(x + row * size + column);
-    auto normal = Normal<compute_t<T>>::of(statistics[row]);
+  __device__ __forceinline__ Loaded load(int64_t at, int64_t row) const {
+    return {load_raw<N>(dy + at), load_raw<N>(x + at), statistics[row]};
+  }
+  __device__ __forceinline__ void add(const Loaded& loaded, compute_t<T> (&dw)[N], compute_t<T> (&db)[N]) const {
+    auto normal = Normal<compute_t<T>>::of(loaded.statistics);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      dw[j] = d.get(j) * normal(v.get(j));
-      db[j] = d.get(j);
+      dw[j] += loaded.dy.get(j) * normal(loaded.x.get(j));
+      db[j] += loaded.dy.get(j);
     }
   }
 };
+
+template <class T>
+struct AffineTerms {
+  const T *dy, *x;
+  const Statistics* statistics;
+
+  template <int N>
+  __device__ AffineTerm<T, N> of(Elements<N>, Elements<N>, int64_t) const {
+    return {dy, x, statistics};
+  }
+};
+
+// A warp for each column.
+template <class T>
+__global__ void __launch_bounds__(unit_threads)
+    affine_gradient_kernel(const compute_t<T>* partials, int64_t size, int64_t parts, T* d_weight, T* d_bias) {
+  int64_t column = static_cast<int64_t>(blockIdx.x) * (unit_threads / 32) + threadIdx.x / 32;
+  if (column >= size) return;
+  double dw = sum_of_parts(partials, column, parts), db = sum_of_parts(partials + size * parts, column, parts);
+  if (threadIdx.x % 32 != 0) return;
+  if (d_weight) d_weight[column] = narrow<T>(static_cast<compute_t<T>>(dw));
+  if (d_bias) d_bias[column] = narrow<T>(static_cast<compute_t<T>>(db));
+}
+
+template <class T>
+void affine_gradient(const RowNormParams& p, const T* dy, const T* x, const Statistics* statistics, T* d_weight,
+                     T* d_bias, void* scratch) {
+  auto* partials = static_cast<compute_t<T>*>(scratch);
+  auto add = [&](const auto& way) {
+    unit_pairs<T>(way, AffineTerms<T>{dy, x, statistics}, p.place, partials);
+    launch(affine_gradient_kernel<T>, grid_for(p.size, unit_threads / 32), unit_threads, 0, p.place, partials, p.size,
+           way.parts, d_weight, d_bias);
+  };
+  with_columns<T>(column_units(1, p.rows, p.size), aligned16(dy, x), add);
+}
 
 template <class T>
 Rows<T> rows_of(const RowNormParams& p, bool pack_affine) {
@@ -245,7 +283,7 @@ Rows<T> rows_of(const RowNormParams& p, bool pack_affine) {
 }  // namespace
 
 void row_norm_forward(const RowNormParams& p, const void* x, const void* weight, const void* bias, void* y,
-                      RowStatistics* statistics) {
+                      Statistics* statistics) {
   if (p.size == 0) return;
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -266,20 +304,20 @@ void row_norm_forward(const RowNormParams& p, const void* x, const void* weight,
 
 size_t row_norm_scratch(const RowNormParams& p) {
   size_t bytes = 0;
-  dispatch_float(p.dtype, [&](auto zero) { bytes = column_pairs_scratch<decltype(zero)>(p.rows, p.size); });
+  dispatch_float(p.dtype,
+                 [&](auto zero) { bytes = unit_pairs_bytes<decltype(zero)>(column_units(1, p.rows, p.size)); });
   return bytes;
 }
 
 void row_norm_backward(const RowNormParams& p, const void* dy, const void* x, const void* weight,
-                       const RowStatistics* statistics, void* dx, void* d_weight, void* d_bias, void* scratch) {
+                       const Statistics* statistics, void* dx, void* d_weight, void* d_bias, void* scratch) {
   if (p.size == 0) return;
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     auto from = static_cast<const T*>(x), cotangent = static_cast<const T*>(dy), w = static_cast<const T*>(weight);
     auto to = static_cast<T*>(dx);
     if (d_weight || d_bias)
-      column_pairs(AffineTerms<T>{cotangent, from, statistics, p.size}, p.rows, p.size, aligned16(from, cotangent),
-                   p.place, scratch, static_cast<T*>(d_weight), static_cast<T*>(d_bias));
+      affine_gradient(p, cotangent, from, statistics, static_cast<T*>(d_weight), static_cast<T*>(d_bias), scratch);
     if (!to) return;
     bool packs = aligned16(from, cotangent, to, w) && p.size % pack_size<T> == 0;
     if (p.size <= longest_held)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,26 +64,41 @@ def assert_nested_close(actual: Any, expected: Any, bound: tuple[float, ...], wh
             assert_close(a, e, what=what, **dict(zip(("terms", "scale", "ulps"), bound, strict=False)))
 
 
-def check_op(name: str, *args: Any, bounds: Bounds | None = None, **kwargs: Any) -> Any:
+def check_op(
+    name: str, *args: Any, bounds: Bounds | None = None, written: Sequence[int] = (), **kwargs: Any
+) -> Any:
     """Check an op against its reference, forward and gradient, and return the op's output.
 
     Also: arguments stay as they were, the pullback gives the same bits when called again, and with
-    `wrt` each gradient alone is the one that all gave.
+    `wrt` each gradient alone is the one that all gave. `written` are the positions of arguments that a
+    call changes: they must become what the reference makes of them, and are set back after each call.
     """
     bounds = bounds or {}
     op, reference = getattr(ann, name), getattr(ann.reference, name)
     before = [None if a is None else np.array(a) for a in leaves((*args, *kwargs.values())) if _is_array(a)]
 
+    states = [args[i] for i in written if args[i] is not None]
+
+    def once(call: Callable[..., Any], *arguments: Any) -> tuple[Any, list[Array]]:
+        kept = [state.copy() for state in states]
+        result = call(*arguments, *args, **kwargs)
+        after = [state.copy() for state in states]
+        for state, values in zip(states, kept, strict=True):
+            state[...] = values
+        return result, after
+
     def close(actual: Any, expected: Any, what: str) -> None:
         assert_nested_close(actual, expected, bounds.get(what, bounds.get("all", ())), f"{name} {what}")
 
-    out = op(*args, **kwargs)
+    out, after = once(op)
     with np.errstate(all="ignore"):
-        expected, pullback_reference = ann.vjp(reference, *args, **kwargs)
+        (expected, pullback_reference), right_after = once(ann.vjp, reference)
     close(out, expected, "out")
+    close(after, right_after, "written")
 
-    out_vjp, pullback = ann.vjp(op, *args, **kwargs)
+    (out_vjp, pullback), after_vjp = once(ann.vjp, op)
     close(out_vjp, expected, "out")
+    assert_same_bits(after_vjp, after, f"{name}: what vjp wrote")
     dout = cotangent_of(expected)
     gradients, names = pullback(dout), differentiable(op)
     with np.errstate(all="ignore"):
@@ -92,12 +108,12 @@ def check_op(name: str, *args: Any, bounds: Bounds | None = None, **kwargs: Any)
     assert_same_bits(pullback(dout), gradients, f"{name}: pullback called again")
     if len(names) > 1:
         for i, which in enumerate(names):
-            alone = ann.vjp(op, *args, wrt=which, **kwargs)[1](dout)
+            alone = once(functools.partial(ann.vjp, wrt=which), op)[0][1](dout)
             assert all(a is None for j, a in enumerate(alone) if j != i)
             close(alone[i], gradients[i], which)
 
-    after = [a for a in leaves((*args, *kwargs.values())) if _is_array(a)]
-    for a, b in zip(after, before, strict=True):
+    now = [a for a in leaves((*args, *kwargs.values())) if _is_array(a)]
+    for a, b in zip(now, before, strict=True):
         assert_same_bits(a, b, f"{name}: an argument changed")
     return out
 

@@ -26,6 +26,7 @@ FAMILIES = (
     "activation",
     "dropout",
     "row_norm",
+    "channel_norm",
 )
 
 

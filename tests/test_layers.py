@@ -66,6 +66,13 @@ PLAIN = [
     ("LayerNorm", (5,), {"elementwise_affine": False}, (2, 5)),
     ("RMSNorm", (5,), {}, (2, 3, 5)),
     ("RMSNorm", ((3, 5), 0.1, False), {}, (2, 3, 5)),
+    ("BatchNorm1d", (3,), {}, (4, 3)),
+    ("BatchNorm1d", (3, 0.1, 0.4), {}, (2, 3, 5)),
+    ("BatchNorm2d", (3,), {"momentum": None, "affine": False}, (2, 3, 4, 5)),
+    ("GroupNorm", (2, 6), {}, (2, 6, 5)),
+    ("GroupNorm", (3, 6, 0.1), {"bias": False}, (2, 6, 3, 2)),
+    ("GroupNorm", (1, 4), {"affine": False}, (2, 4)),
+    ("BatchNorm3d", (3,), {"track_running_stats": False}, (2, 3, 2, 2, 2)),
     ("Linear", (5, 3), {}, (4, 5)),
     ("Linear", (5, 3), {"bias": False}, (2, 4, 5)),
 ]
@@ -214,6 +221,51 @@ def test_sequential_is_pytorchs():
     assert repr(small_cnn()) == repr(theirs)
 
 
+@pytest.mark.parametrize(
+    "options", [{"bias": False}, {"momentum": None}, {"momentum": 0.6}, {"track_running_stats": False}]
+)
+def test_running_statistics_are_pytorchs(options):
+    """Batch after batch, and in eval mode; a layer that continues from a checkpoint goes the same way."""
+    ours = layers.Sequential(layers.BatchNorm2d(3, **options, **F64), layers.ReLU())
+    theirs = torch.nn.Sequential(torch.nn.BatchNorm2d(3, **options, dtype=torch.float64), torch.nn.ReLU())
+    pair_with(torch, ours, theirs)
+    for _ in range(3):
+        x = draw(2, 3, 4, 5)
+        expected = theirs(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(ours(x), expected, rtol=1e-9, atol=1e-11)
+    state = ours.state_dict()
+    for name, value in theirs.state_dict().items():
+        np.testing.assert_allclose(state[name], value.numpy(), rtol=1e-12, err_msg=name)
+        assert state[name].dtype == value.numpy().dtype
+    theirs.eval()
+    again = layers.Sequential(layers.BatchNorm2d(3, **options, **F64), layers.ReLU())
+    again.load_state_dict(state)
+    for layer in (ours, again):
+        layer.eval()
+        expected = theirs(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(layer(x), expected, rtol=1e-9, atol=1e-11)
+        for name, value in layer.state_dict().items():
+            np.testing.assert_array_equal(value, state[name])
+    assert repr(ours) == repr(theirs)
+
+
+def test_batch_norm_counts_only_batches_that_it_has_seen():
+    layer = layers.BatchNorm1d(3)
+    for bad in (draw(1, 3, dtype=np.float32), draw(2, 4, dtype=np.float32)):
+        with pytest.raises(ValueError, match="batch_norm: "):
+            layer(bad)
+    with pytest.raises(ValueError, match="BatchNorm1d: input has 4 dimensions, expected 2 or 3"):
+        layer(draw(2, 3, 4, 5))
+    assert layer.num_batches_tracked == 0
+    assert (layer.running_mean == 0).all()
+    assert layer.running_mean.dtype == np.float32
+    with pytest.raises(ValueError, match="missing: num_batches_tracked"):
+        layer.load_state_dict({k: v for k, v in layer.state_dict().items() if k != "num_batches_tracked"})
+    with pytest.raises(ValueError, match="running_var has shape"):
+        layer.load_state_dict(layer.state_dict() | {"running_var": np.ones(2)})
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
+
+
 def test_sequential_names_and_items():
     model = layers.Sequential(
         {"first": layers.Linear(3, 4), "second": layers.Sequential(layers.Linear(4, 2))}
@@ -264,6 +316,8 @@ def test_gradients_add_up_until_zero_grad():
 LAYERS = [
     (layers.Conv2d(1, 2, 3), (2, 1, 5, 5)),
     (layers.Linear(3, 2), (2, 3)),
+    (layers.BatchNorm1d(3), (2, 3)),
+    (layers.LayerNorm(3), (2, 3)),
     (layers.MaxPool2d(2), (2, 1, 4, 4)),
     (layers.ReLU(), (2, 3)),
     (layers.Dropout(), (2, 3)),

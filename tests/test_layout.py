@@ -22,6 +22,7 @@ FAMILIES = (
     "activation",
     "dropout",
     "row_norm",
+    "channel_norm",
 )
 PLACES = (
     "csrc/ops/{}.h",

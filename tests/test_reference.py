@@ -141,6 +141,35 @@ def test_layer_norm_and_rms_norm(shape: tuple[int, ...]) -> None:
         check(ref.rms_norm, F.rms_norm, rand(*shape), last)
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 5), (2, 3, 2, 4), (2, 3, 1, 2, 3)])
+def test_batch_norm(shape: tuple[int, ...]) -> None:
+    x, w, b = rand(*shape), rand(3, seed=1), rand(3, seed=2)
+    for options in ({}, {"momentum": 0.7, "eps": 0.1}):
+        check(ref.batch_norm, F.batch_norm, x, None, None, w, b, True, **options)
+        stats = [rand(3, seed=3), np.abs(rand(3, seed=4))]
+        tensors = [torch.tensor(a) for a in stats]
+        expected = F.batch_norm(torch.tensor(x), *tensors, torch.tensor(w), None, True, **options)
+        assert_close(ref.batch_norm(x, *stats, w, None, True, **options), expected.numpy(), terms=64)
+        for ours, theirs in zip(stats, tensors, strict=True):
+            assert_close(ours, theirs.numpy(), terms=64)
+    check(ref.batch_norm, F.batch_norm, x, None, None, training=True)
+
+    def peer(input: Any, mean: Any, var: Any, *affine: Any, **options: Any) -> Any:
+        return F.batch_norm(input, mean.detach(), var.detach(), *affine, **options)
+
+    check(ref.batch_norm, peer, x, *stats, w, b, eps=0.1)
+    check(ref.batch_norm, peer, x, *stats, None, b)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 6, 5), (2, 6, 2, 4), (0, 6, 3)])
+def test_group_norm(shape: tuple[int, ...]) -> None:
+    x, w, b = rand(*shape), rand(6, seed=1), rand(6, seed=2)
+    for groups in (1, 2, 3, 6) if len(shape) > 2 else (1, 2):
+        check(ref.group_norm, F.group_norm, x, groups, w, b)
+        check(ref.group_norm, F.group_norm, x, groups, w, None, eps=0.1)
+        check(ref.group_norm, F.group_norm, x, groups)
+
+
 ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
     ("leaky_relu", {}),
     ("leaky_relu", {"negative_slope": -0.5}),

@@ -5,35 +5,13 @@
 #include "cpu/kernels.h"
 #include "cpu/moments.h"
 #include "cpu/parallel.h"
+#include "cpu/sums.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
 constexpr int64_t grain = 8 << 10;  // elements per task
-constexpr int64_t block = 2048;     // elements whose products are summed in T
-
-struct Sums {
-  double first = 0, second = 0;
-};
-
-// The sums over [0, n) of two vectors that terms(i, count, first, second) gives, with zeros behind the end.
-template <class T, class F>
-Sums sums_of(int64_t n, const F& terms) {
-  Sums total;
-  for (int64_t begin = 0; begin < n; begin += block) {
-    vec<T> first{}, second{};
-    for_vectors<T>(n - begin < block ? n - begin : block, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-      vec<T> a, b;
-      terms(begin + i, count, a, b);
-      first += keep_count<T>(a, count, vec<T>{});
-      second += keep_count<T>(b, count, vec<T>{});
-    });
-    total.first += static_cast<double>(sum<T>(first));
-    total.second += static_cast<double>(sum<T>(second));
-  }
-  return total;
-}
 
 template <class T>
 double sum_of_squares(const T* x, int64_t n) {
@@ -49,7 +27,7 @@ double sum_of_squares(const T* x, int64_t n) {
 }
 
 template <class T>
-RowStatistics statistics_of(const RowNormParams& p, const T* x) {
+Statistics statistics_of(const RowNormParams& p, const T* x) {
   if (p.centered) {
     Moments m = moments_of(x, p.size);
     return {m.mean, 1 / std::sqrt(m.variance() + p.eps)};
@@ -63,7 +41,7 @@ struct Normal {
   const T* x;
   T high, low, rstd;
 
-  Normal(const T* row, const RowStatistics& s) : x(row), rstd(static_cast<T>(s.rstd)) {
+  Normal(const T* row, const Statistics& s) : x(row), rstd(static_cast<T>(s.rstd)) {
     Split<T> mean(s.mean);
     high = mean.high, low = mean.low;
   }
@@ -138,7 +116,7 @@ void add_tasks(const T* parts, int64_t tasks, int64_t step, int64_t n, T* total)
 }  // namespace
 
 void row_norm_forward(const RowNormParams& p, const void* x, const void* weight, const void* bias, void* y,
-                      RowStatistics* statistics) {
+                      Statistics* statistics) {
   if (p.size == 0) return;
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -146,7 +124,7 @@ void row_norm_forward(const RowNormParams& p, const void* x, const void* weight,
     T* out = static_cast<T*>(y);
     parallel_chunks(p.rows, grain / p.size + 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
-        RowStatistics s = statistics_of(p, in + row * p.size);
+        Statistics s = statistics_of(p, in + row * p.size);
         normalize_row(Normal<T>(in + row * p.size, s), p.size, w, b, out + row * p.size);
         if (statistics) statistics[row] = s;
       }
@@ -159,7 +137,7 @@ size_t row_norm_scratch(const RowNormParams& p) {
 }
 
 void row_norm_backward(const RowNormParams& p, const void* dy, const void* x, const void* weight,
-                       const RowStatistics* statistics, void* dx, void* d_weight, void* d_bias, void* scratch) {
+                       const Statistics* statistics, void* dx, void* d_weight, void* d_bias, void* scratch) {
   if (p.size == 0) return;
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);

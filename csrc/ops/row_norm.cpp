@@ -44,12 +44,12 @@ void check_row_norm_cotangent(const char* op, const Array& cotangent, const Arra
 size_t row_norm_scratch(const RowNormParams& p) { return kernels(p.place).row_norm_scratch(p); }
 
 void row_norm_forward(const RowNormParams& p, const void* x, const void* weight, const void* bias, void* y,
-                      RowStatistics* statistics) {
+                      Statistics* statistics) {
   kernels(p.place).row_norm_forward(p, x, weight, bias, y, statistics);
 }
 
 void row_norm_backward(const RowNormParams& p, const void* dy, const void* x, const void* weight,
-                       const RowStatistics* statistics, void* dx, void* d_weight, void* d_bias, void* scratch) {
+                       const Statistics* statistics, void* dx, void* d_weight, void* d_bias, void* scratch) {
   kernels(p.place).row_norm_backward(p, dy, x, weight, statistics, dx, d_weight, d_bias, scratch);
 }
 

@@ -9,13 +9,9 @@
 #include <cstddef>
 
 #include "core/array.h"
+#include "ops/statistics.h"
 
 namespace arraynn {
-
-// Saved in double for every dtype: what is left of x - mean where the mean is large depends on it.
-struct RowStatistics {
-  double mean, rstd;
-};
 
 struct RowNormParams {
   DType dtype;
@@ -34,10 +30,10 @@ void check_row_norm_cotangent(const char* op, const Array& cotangent, const Arra
 
 // statistics may be null: not wanted.
 void row_norm_forward(const RowNormParams& p, const void* x, const void* weight, const void* bias, void* y,
-                      RowStatistics* statistics);
+                      Statistics* statistics);
 size_t row_norm_scratch(const RowNormParams& p);  // bytes, for d_weight and d_bias
 // Each of the gradients may be null: not wanted.
 void row_norm_backward(const RowNormParams& p, const void* dy, const void* x, const void* weight,
-                       const RowStatistics* statistics, void* dx, void* d_weight, void* d_bias, void* scratch);
+                       const Statistics* statistics, void* dx, void* d_weight, void* d_bias, void* scratch);
 
 }  // namespace arraynn

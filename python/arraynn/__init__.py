@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._config import get_num_threads, set_num_threads, show_config
 from ._vjp import vjp
 from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
+from .channel_norm import batch_norm, group_norm
 from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
@@ -37,6 +38,7 @@ __all__ = [
     "adam_step",
     "adaptive_avg_pool2d",
     "avg_pool2d",
+    "batch_norm",
     "binary_cross_entropy_with_logits",
     "clip_grad_norm",
     "clip_grad_value",
@@ -50,6 +52,7 @@ __all__ = [
     "fit",
     "gelu",
     "get_num_threads",
+    "group_norm",
     "gru",
     "gru_cell",
     "huber_loss",

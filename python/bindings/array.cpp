@@ -111,6 +111,65 @@ size_t Arguments::optional_floating(const char* name, py::handle value) {
   return operands_.size() - 1;
 }
 
+size_t Arguments::optional_state(const char* name, py::handle value, bool written) {
+  size_t i = optional_floating(name, value);
+  Operand& operand = operands_[i];
+  operand.is_floating = false;
+  operand.is_state = true;
+  operand.is_written = written;
+  return i;
+}
+
+// Brings a state to a contiguous array of its dtype, or of float32 where the host's kernels have no such dtype.
+void Arguments::settle_state(size_t i) {
+  Operand& operand = operands_[i];
+  Array& view = operand.view;
+  if (!home_.on_device()) {
+    if (!floating_dtype(operand.holder, view.dtype, operand.is_native))
+      type_error("%s: %s has dtype %s, expected a floating dtype (float32, float64, float16, bfloat16)", op_,
+                 operand.name, home_.dtype_name(operand.holder).c_str());
+    DType dtype = item_size(view.dtype) == 2 ? DType::float32 : view.dtype;
+    bool usable = dtype == view.dtype && operand.is_native && make_view(operand.holder, dtype, view);
+    if (!usable) {
+      operand.holder = converted(operand.holder, numpy_dtype(dtype));
+      make_view(operand.holder, dtype, view);
+    }
+  }
+  make_contiguous(i);
+}
+
+void Arguments::check_written(size_t i) const {
+  const Operand& operand = operands_[i];
+  if (!home_.writable(operand.original))
+    value_error("%s: %s is read-only, expected a writable array", op_, operand.name);
+  Array view;  // of the caller's memory; with strides in bytes on the host
+  int64_t step = 1;
+  if (home_.on_device()) {
+    view = home_.view_of(operand.original);
+  } else {
+    make_view(operand.original, DType::uint8, view);
+    step = py::reinterpret_borrow<py::array>(operand.original).itemsize();
+  }
+  for (int k = 0; k < view.ndim; ++k)
+    if (view.shape[k] > 1 && view.strides[k] < step && view.strides[k] > -step)
+      value_error("%s: %s has elements that share memory, expected memory for each", op_, operand.name);
+  for (const Operand& other : operands_)
+    if (&other != &operand && overlaps(other, operand.original, view))
+      value_error("%s: %s overlaps %s, expected memory of its own", op_, operand.name, other.name);
+}
+
+void Arguments::write_back() const {
+  for (const Operand& operand : operands_) {
+    if (!operand.is_written || !operand.holder || operand.holder.is(operand.original)) continue;
+    if (!home_.on_device()) {
+      numpy("copyto")(operand.original, operand.holder, py::arg("casting") = "unsafe");
+      continue;
+    }
+    Array original = home_.view_of(operand.original);
+    if (original.data != operand.view.data) home_.copy(operand.view, original);
+  }
+}
+
 size_t Arguments::add_integer(Operand operand, bool has_dtype) {
   if (!has_dtype || is_floating(operand.view.dtype))
     type_error("%s: %s has dtype %s, expected an integer dtype", op_, operand.name,
@@ -178,6 +237,11 @@ DType Arguments::promote(Halves halves) {
                  operand.name, home_.dtype_name(operand.holder).c_str());
     result_dtype_ = first ? dtype : promoted(op_, operand.name, result_dtype_, dtype);
     first = false;
+  }
+  for (size_t i = 0; i < operands_.size(); ++i) {
+    if (!operands_[i].is_state || !operands_[i].holder) continue;
+    settle_state(i);
+    if (operands_[i].is_written) check_written(i);
   }
   bool widens = item_size(result_dtype_) == 2 && (!home_.on_device() || halves == Halves::as_float32);
   dtype_ = widens ? DType::float32 : result_dtype_;
@@ -272,17 +336,16 @@ void Arguments::upload(size_t i) {
 }
 
 void Arguments::check_no_overlap(py::handle out, const Array& view) const {
-  for (const Operand& operand : operands_) {
-    if (!operand.original || is_numpy(operand.original) == home_.on_device()) continue;
-    bool overlaps = false;
-    if (home_.on_device()) {
-      overlaps = shares_memory(view, home_.view_of(operand.original));
-    } else {
-      overlaps = py::cast<bool>(numpy("may_share_memory")(out, operand.original)) &&
-                 py::cast<bool>(numpy("shares_memory")(out, operand.original));
-    }
-    if (overlaps) value_error("%s: out overlaps %s, expected memory of its own", op_, operand.name);
-  }
+  for (const Operand& operand : operands_)
+    if (overlaps(operand, out, view)) value_error("%s: out overlaps %s, expected memory of its own", op_, operand.name);
+}
+
+// Whether the caller's array of an operand shares memory with an array, whose view is looked at on a device.
+bool Arguments::overlaps(const Operand& operand, py::handle array, const Array& view) const {
+  if (!operand.original || is_numpy(operand.original) == home_.on_device()) return false;
+  if (home_.on_device()) return shares_memory(view, home_.view_of(operand.original));
+  return py::cast<bool>(numpy("may_share_memory")(array, operand.original)) &&
+         py::cast<bool>(numpy("shares_memory")(array, operand.original));
 }
 
 py::object Arguments::empty(DType dtype, const int64_t* shape, int ndim, Layout layout) const {

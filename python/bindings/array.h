@@ -33,7 +33,13 @@ class Arguments {
   // Class indices or class probabilities.
   size_t integer_or_floating(const char* name, py::handle value);
 
-  // Settles the common dtype of the floating arguments and converts those that differ.
+  // A floating array that the op keeps from call to call, or None: it keeps its dtype and takes no part in the
+  // promotion. One that is `written` must be writable, and share memory with nothing else of the call; where
+  // kernels cannot write it in place, they write a copy that write_back() brings home.
+  size_t optional_state(const char* name, py::handle value, bool written);
+  void write_back() const;
+
+  // Settles the common dtype of the floating arguments and converts those that differ; looks at states.
   // To be called once, after the last floating argument.
   DType promote(Halves halves = Halves::native);
 
@@ -79,9 +85,13 @@ class Arguments {
     Array view;
     bool is_floating;
     bool is_native = true;  // in its byte order
+    bool is_state = false, is_written = false;
   };
   size_t add_floating(Operand operand, bool has_dtype);
   size_t add_integer(Operand operand, bool has_dtype);
+  void settle_state(size_t i);
+  void check_written(size_t i) const;
+  bool overlaps(const Operand& operand, py::handle array, const Array& view) const;
   void copy(size_t i, DType dtype, const int64_t* strides);
   void make_strides(size_t i, const int64_t* strides);
 

@@ -31,10 +31,10 @@ py::tuple forward(const char* op, py::handle input, const Shape& shape, py::hand
   Output y(args, out, args[x].shape, args[x].ndim);
   py::object saved = py::none();
   if (saving) {
-    int64_t bytes = p.rows * static_cast<int64_t>(sizeof(RowStatistics));
+    int64_t bytes = p.rows * static_cast<int64_t>(sizeof(Statistics));
     saved = args.empty(DType::uint8, &bytes, 1);
   }
-  auto* statistics = saving ? static_cast<RowStatistics*>(args.view_of(saved).data) : nullptr;
+  auto* statistics = saving ? static_cast<Statistics*>(args.view_of(saved).data) : nullptr;
   args.run([&] { row_norm_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, statistics); });
   return py::make_tuple(y.finish(), saved);
 }
@@ -57,7 +57,7 @@ py::tuple backward(const char* op, py::handle cotangent, py::handle input, const
   py::object db = gradient(want_bias, shape.data(), static_cast<int>(shape.size()));
   auto data = [&](const py::object& array) { return array.is_none() ? nullptr : args.view_of(array).data; };
   void *to_x = data(dx), *to_w = data(dw), *to_b = data(db);
-  auto* statistics = static_cast<const RowStatistics*>(args.view_of(saved).data);
+  auto* statistics = static_cast<const Statistics*>(args.view_of(saved).data);
   Workspace scratch = args.workspace(want_weight || want_bias ? row_norm_scratch(p) : 0);
   args.run([&] {
     row_norm_backward(p, args[dy].data, args[x].data, args[w].data, statistics, to_x, to_w, to_b, scratch.data());

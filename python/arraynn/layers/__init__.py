@@ -6,6 +6,7 @@ thin class over `arraynn.vjp`.
 
 from .activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from .base import Layer, Parameter
+from .channel_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm
 from .conv import Conv1d, Conv2d
 from .dropout import Dropout
 from .flatten import Flatten
@@ -24,12 +25,16 @@ __all__ = [
     "RNN",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Conv1d",
     "Conv2d",
     "Dropout",
     "EachStep",
     "Flatten",
     "GRUCell",
+    "GroupNorm",
     "LSTMCell",
     "LastStep",
     "Layer",

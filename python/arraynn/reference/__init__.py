@@ -4,6 +4,7 @@ Same names, arguments and errors as in `arraynn`; `arraynn.vjp` takes these ops 
 """
 
 from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
+from .channel_norm import batch_norm, group_norm
 from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
@@ -26,6 +27,7 @@ __all__ = [
     "adam_step",
     "adaptive_avg_pool2d",
     "avg_pool2d",
+    "batch_norm",
     "binary_cross_entropy_with_logits",
     "clip_grad_norm",
     "clip_grad_value",
@@ -35,6 +37,7 @@ __all__ = [
     "dropout",
     "elu",
     "gelu",
+    "group_norm",
     "gru",
     "gru_cell",
     "huber_loss",
