@@ -51,6 +51,8 @@ GROUPS: dict[str, Group] = {
     "gru training": Group(1.2),
     "rnn forward": Group(),
     "rnn training": Group(),
+    "normalization forward": Group(),
+    "normalization backward": Group(),
     "small calls": Group(1.0),
 }
 # What the project promises, and the groups whose cases it is judged over.
@@ -119,6 +121,12 @@ _ACTIVATIONS = (
 )
 _LOSSES = ("mse_loss", "l1_loss", "huber_loss", "kl_div", "binary_cross_entropy_with_logits")
 _PLANES, _ROWS = (64, 256, 56, 56), (16384, 4096)
+_NORMS = (
+    ("layer_norm", (16384, 1024)),
+    ("layer_norm", (8192, 4096)),
+    ("rms_norm", (8192, 4096)),
+)
+_NORM_PLANES = (64, 256, 28, 28)
 _WINDOWS = (
     Window("max_pool2d", (64, 64, 112, 112), 3, 2, 1),
     Window("max_pool2d", (64, 128, 56, 56), 2, 2),
@@ -173,6 +181,12 @@ def cases() -> list[Case]:
                 found.append(ops.pool(window, dtype, channels_last))
                 found.append(ops.pool_backward(window, dtype, channels_last))
         for flag in (False, True):
+            found += [ops.normalization(op, shape, dtype, flag) for op, shape in _NORMS]
+            found += [
+                ops.normalization(op, _NORM_PLANES, dtype, flag, channels_last=last)
+                for op in ("batch_norm", "group_norm")
+                for last in (False, True)
+            ]
             found.append(ops.dropout(_PLANES, dtype, flag))
             found += [ops.pointwise_loss(op, _ROWS, dtype, flag) for op in _LOSSES]
     for rows, classes, dtype in (
@@ -247,6 +261,12 @@ def tiny() -> list[Case]:
             ):
                 found += [ops.conv(layer, which, dtype, channels_last, "conv fp32") for which in PASSES]
         for flag in (False, True):
+            found += [ops.normalization(op, (5, 131), dtype, flag) for op in ("layer_norm", "rms_norm")]
+            found += [
+                ops.normalization(op, (3, 10, 5, 7), dtype, flag, channels_last=last, groups=5)
+                for op in ("batch_norm", "group_norm")
+                for last in (False, True)
+            ]
             found.append(ops.dropout((37, 131), dtype, flag))
             found += [ops.pointwise_loss(op, (37, 131), dtype, flag) for op in _LOSSES]
             found.append(ops.linear(33, 65, 17, dtype, backward=flag))

@@ -9,6 +9,7 @@ from .case import Build, Call, Case, Inputs, Tools, Unavailable, text
 from .convolution import Conv, conv
 from .dense import linear
 from .losses import cross_entropy, dropout, linear_cross_entropy, nll, pointwise_loss
+from .normalization import normalization
 from .optimizers import optimizer
 from .pooling import Window, pool, pool_backward
 from .recurrent import Net, cell, rnn
@@ -32,6 +33,7 @@ __all__ = [
     "linear",
     "linear_cross_entropy",
     "nll",
+    "normalization",
     "optimizer",
     "pointwise_loss",
     "pool",
