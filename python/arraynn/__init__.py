@@ -23,7 +23,7 @@ from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 
 if TYPE_CHECKING:
-    from . import cuda, init, layers, optim, reference
+    from . import convert, cuda, init, layers, optim, reference
     from .io import load, save
     from .training import EarlyStopping, History, evaluate, fit, predict
 
@@ -41,6 +41,7 @@ __all__ = [
     "clip_grad_value",
     "conv1d",
     "conv2d",
+    "convert",
     "cross_entropy",
     "cuda",
     "dropout",
@@ -95,7 +96,7 @@ _lazy = {
     "load": "io",
     "save": "io",
 }
-_lazy_modules = {"cuda", "init", "layers", "optim", "reference"}
+_lazy_modules = {"convert", "cuda", "init", "layers", "optim", "reference"}
 
 
 def __getattr__(name: str) -> Any:
