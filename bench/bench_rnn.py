@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ _ONNX_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 
 
 class Net(NamedTuple):
-    """A recurrent network: kind, steps, batch, input and hidden size, layers, directions."""
+    """A recurrent network: kind, steps, batch, input and hidden size, layers, directions, LSTM projection."""
 
     kind: str
     steps: int
@@ -26,23 +27,30 @@ class Net(NamedTuple):
     hidden: int
     layers: int = 1
     directions: int = 1
+    projection: int = 0
+
+    @property
+    def width(self) -> int:
+        return self.projection or self.hidden
 
     @property
     def layer_inputs(self) -> list[int]:
-        return [self.inputs] + [self.hidden * self.directions] * (self.layers - 1)
+        return [self.inputs] + [self.width * self.directions] * (self.layers - 1)
 
     @property
     def flops(self) -> float:
-        rows = 2.0 * self.steps * self.batch * self.directions * _GATES[self.kind] * self.hidden
-        return sum(rows * (inputs + self.hidden) for inputs in self.layer_inputs)
+        rows = 2.0 * self.steps * self.batch * self.directions * self.hidden
+        gates = _GATES[self.kind]
+        return sum(rows * (gates * (inputs + self.width) + self.projection) for inputs in self.layer_inputs)
 
     @property
     def traffic(self) -> tuple[float, float, float]:
         """Elements of input, parameters and output."""
         gates = self.directions * _GATES[self.kind] * self.hidden
-        weights = sum(gates * (inputs + self.hidden + 2) for inputs in self.layer_inputs)
+        weights = sum(gates * (inputs + self.width + 2) for inputs in self.layer_inputs)
+        weights += self.layers * self.directions * self.projection * self.hidden
         steps = float(self.steps * self.batch)
-        return steps * self.inputs, float(weights), steps * self.hidden * self.directions
+        return steps * self.inputs, float(weights), steps * self.width * self.directions
 
 
 class Inputs(NamedTuple):
@@ -63,7 +71,10 @@ def _params(net: Net, rng: Random) -> list[np.ndarray]:
         shape
         for inputs in net.layer_inputs
         for _ in range(net.directions)
-        for shape in ((rows, inputs), (rows, net.hidden), (rows,), (rows,))
+        for shape in (
+            *((rows, inputs), (rows, net.width), (rows,), (rows,)),
+            *([(net.width, net.hidden)] if net.projection else []),
+        )
     ]
     return [rng.normal(*shape, scale=0.5 * scale) for shape in shapes]
 
@@ -155,7 +166,11 @@ def _torch(net: Net, training: bool) -> Callable[[Inputs], Call]:
         torch = peers.torch
         kind = getattr(torch.nn, net.kind.upper())
         x, dy = tensor(i.x), tensor(i.dy)
-        module = kind(net.inputs, net.hidden, net.layers, bidirectional=net.directions == 2, dtype=x.dtype)
+        options = {"bidirectional": net.directions == 2, "dtype": x.dtype}
+        if net.projection:
+            options["proj_size"] = net.projection
+            warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
+        module = kind(net.inputs, net.hidden, net.layers, **options)
         with torch.no_grad():
             for parameter, value in zip(module.parameters(), i.params, strict=True):
                 parameter.copy_(tensor(value))
@@ -171,13 +186,14 @@ def _torch(net: Net, training: bool) -> Callable[[Inputs], Call]:
 def _layer(net: Net, *, training: bool = False) -> Case:
     def make(rng: Random) -> Inputs:
         x = rng.normal(net.steps, net.batch, net.inputs)
-        return Inputs(x, _params(net, rng), rng.normal(net.steps, net.batch, net.hidden * net.directions))
+        return Inputs(x, _params(net, rng), rng.normal(net.steps, net.batch, net.width * net.directions))
 
     engines: dict[str, Callable[[Inputs], Call | Engine]] = {"torch": _torch(net, training)}
-    if not training:
+    if not training and not net.projection:  # which ONNX has not
         engines["onnxruntime"] = _ort(net)
     words = [net.kind, *(["training"] if training else [])]
     words.append(f"T{net.steps} N{net.batch} I{net.inputs} H{net.hidden}")
+    words += [f"P{net.projection}"] * (net.projection > 0)
     words += [f"{net.layers} layers"] * (net.layers > 1) + ["bidirectional"] * (net.directions == 2)
     x, w, y = net.traffic
     return Case(
@@ -259,11 +275,13 @@ def cases() -> list[Case]:
         *(_layer(Net("lstm", *size)) for size in (speech, rows, stream, wide)),
         _layer(Net("lstm", *speech, layers=2)),
         _layer(Net("lstm", *speech, directions=2)),
+        _layer(Net("lstm", *speech, projection=64)),
         *(_layer(Net("gru", *size)) for size in (speech, rows, stream, wide)),
         _layer(Net("gru", *speech, directions=2)),
         *(_layer(Net("rnn", *size)) for size in (speech, stream)),
         _layer(Net("lstm", *speech), training=True),
         _layer(Net("lstm", *rows, layers=2), training=True),
+        _layer(Net("lstm", *speech, projection=64), training=True),
         _layer(Net("lstm", *wide), training=True),
         _layer(Net("gru", *speech), training=True),
         _layer(Net("gru", *rows), training=True),

@@ -225,6 +225,9 @@ def cases() -> list[Case]:
             for training in (False, True):
                 found.append(ops.rnn(Net(kind, steps, batch, hidden, hidden), training))
     found += [ops.rnn(Net("rnn", *_NETS[0], _NETS[0][-1]), training) for training in (False, True)]
+    steps, batch, hidden = _NETS[0]
+    projected = Net("lstm", steps, batch, hidden, hidden, hidden // 4)
+    found += [ops.rnn(projected, training) for training in (False, True)]
     return _in_turn(found)
 
 
@@ -278,4 +281,5 @@ def tiny() -> list[Case]:
         found.append(ops.cell(kind, 5, 17))
         for steps, batch, hidden in ((3, 5, 17), (4, 1, 64)):
             found += [ops.rnn(Net(kind, steps, batch, 19, hidden), flag) for flag in (False, True)]
+    found += [ops.rnn(Net("lstm", 3, 5, 19, 17, 6), flag) for flag in (False, True)]
     return found

@@ -8,48 +8,15 @@
 #include "gemm.h"
 #include "kernels.h"
 #include "rnn/persistent.h"
+#include "rnn/pieces.h"
 #include "rnn/reset_first.h"
 #include "rnn/steps.h"
+#include "rnn/stepwise.h"
 
 namespace arraynn::cuda {
 
 namespace rnn {
 namespace {
-
-// ---- over time ----
-
-// The input as the weights' gradient may read it: past a sequence's end there may be anything, NaN too,
-// which a zero gate gradient would not hide.
-template <class T>
-__global__ void readable_input_kernel(const T* x, T* copy, const int64_t* lengths, int64_t batch, int64_t columns,
-                                      RowBlocks r) {
-  each_of_rows(r.per_row, r.blocks, columns, [&](int64_t row, int64_t column) {
-    bool active = row / batch < lengths[row % batch];
-    copy[row * columns + column] = active ? x[row * columns + column] : T(0);
-  });
-}
-
-// ---- scratch ----
-
-// Hands out aligned pieces; with a null base it only counts.
-class Pieces {
- public:
-  explicit Pieces(void* base) : at_(reinterpret_cast<uintptr_t>(base)) { bytes(0); }
-  void* bytes(size_t count) {
-    at_ = (at_ + 127) / 128 * 128;
-    auto* piece = reinterpret_cast<void*>(at_);
-    at_ += count;
-    return piece;
-  }
-  template <class T>
-  T* take(int64_t elements) {
-    return static_cast<T*>(bytes(static_cast<size_t>(elements) * sizeof(T)));
-  }
-  size_t used() const { return at_ + 128; }  // whatever the real base is aligned to
-
- private:
-  uintptr_t at_;
-};
 
 template <Cell cell, class T>
 class Layer {
@@ -381,26 +348,14 @@ void Layer<cell, T>::backward(const RnnBackward& b, void* scratch) const {
 
 template <class F>
 void dispatch_layer(const RnnLayer& p, const F& f) {
-  auto typed = [&](auto zero) {
-    using T = decltype(zero);
-    switch (p.cell) {
-      case Cell::lstm: return f(Layer<Cell::lstm, T>(p));
-      case Cell::gru: return f(Layer<Cell::gru, T>(p));
-      case Cell::gru_reset_first: return f(Layer<Cell::gru_reset_first, T>(p));
-      case Cell::rnn:
-      case Cell::rnn_relu: return f(Layer<Cell::rnn, T>(p));
-    }
-  };
-  if (p.dtype == DType::float64)
-    typed(double{});
-  else
-    typed(float{});
+  dispatch_cell(p, [&](auto cell, auto zero) { f(Layer<cell(), decltype(zero)>(p)); });
 }
 
 }  // namespace
 }  // namespace rnn
 
 size_t rnn_layer_scratch(const RnnLayer& p, bool backward, bool saving) {
+  if (p.stepwise()) return backward ? rnn::stepwise_backward_scratch(p) : rnn::stepwise_forward_scratch(p, saving);
   size_t bytes = 0;
   rnn::dispatch_layer(
       p, [&](const auto& layer) { bytes = backward ? layer.backward_scratch() : layer.forward_scratch(saving); });
@@ -408,10 +363,12 @@ size_t rnn_layer_scratch(const RnnLayer& p, bool backward, bool saving) {
 }
 
 void rnn_layer_forward(const RnnLayer& p, const RnnForward& b, void* scratch) {
+  if (p.stepwise()) return rnn::stepwise_forward(p, b, scratch);
   rnn::dispatch_layer(p, [&](const auto& layer) { layer.forward(b, scratch); });
 }
 
 void rnn_layer_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
+  if (p.stepwise()) return rnn::stepwise_backward(p, b, scratch);
   rnn::dispatch_layer(p, [&](const auto& layer) { layer.backward(b, scratch); });
 }
 

@@ -49,8 +49,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    name = metafunc.module.__name__.rpartition(".")[2]
-    if name.removeprefix("test_") in emulator.FAMILIES:
+    name = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
+    if any(name == family or name.startswith(f"{family}_") for family in emulator.FAMILIES):
         once = metafunc.definition.get_closest_marker("cpu_only") is not None
         metafunc.parametrize("on_device", ["cpu"] if once else ["cpu", "cuda"], indirect=True)
 

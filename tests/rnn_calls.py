@@ -40,6 +40,37 @@ def weights(
     return found
 
 
+def extended_weights(
+    name: str,
+    inputs: int,
+    hidden: int,
+    dtype: Any,
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    bias: bool = True,
+    projection: int = 0,
+    peepholes: bool = False,
+    layer_norm: bool = False,
+    **_: Any,
+) -> list[Any]:
+    """Return parameters of a layer with those options in their order, so that gates do not saturate."""
+    rows, width, found = GATES[name] * hidden, projection or hidden, []
+    for layer in range(num_layers):
+        for _ in range(1 + bidirectional):
+            features = inputs if layer == 0 else (1 + bidirectional) * width
+            shapes: list[tuple[int, ...]] = [(rows, features), (rows, width)]
+            shapes += [(rows,), (rows,)] if bias else []
+            shapes += [(width, hidden)] if projection else []
+            shapes += [(3, hidden)] if peepholes else []
+            if layer_norm:
+                shapes += [(rows,), (rows,)] + ([(hidden,)] * (1 + bias) if name == "lstm" else [])
+            for s in shapes:
+                w = values(s, np.float64, len(found) + 1)
+                found.append((w / max(1, s[-1]) ** 0.5 if len(s) == 2 else w).astype(dtype))
+    return found
+
+
 def states(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
     """h and c differ, or exchanging them would not show."""
     h, c = values(shape, dtype, 101), values(shape, dtype, 102)

@@ -22,6 +22,7 @@ def rand(*shape):
 X, W, B = rand(2, 4, 6, 5), rand(6, 2, 3, 2), rand(6)
 SEQUENCE, STATE = rand(4, 3, 2), (rand(1, 3, 5), rand(1, 3, 5))
 PARAMS = [rand(20, 2), rand(20, 5), rand(20), rand(20)]
+PARAMS_OF_3 = [rand(12, 2), rand(12, 3), rand(12), rand(12)]
 
 
 def test_every_differentiable_op_is_there():
@@ -204,6 +205,83 @@ def test_gradients_by_formula_are_those_of_the_kernels(name, args, options):
     grad(keeps)(args)
     for a, e in zip(through[0], expected, strict=True):
         assert_close(np.asarray(a), e, terms=64)
+
+
+def cell_loss(name, options):
+    """Return a number of two steps of a cell that is not linear in them, of (x, states, weights)."""
+    op = getattr(ann, name)
+
+    def f(args):
+        x, states, params = args[0], args[1:3], args[3:]
+        state = (states[0], states[1]) if name == "lstm_cell" else states[0]
+        named = {"peepholes": params[4]} if len(params) == 5 else {}
+        for t in range(2):
+            state = op(x[t], state, *params[:4], **named, **options)
+        parts = state if name == "lstm_cell" else (state,)
+        return sum(anp.sum(anp.cos(p)) + anp.sum(p**3) for p in parts)
+
+    return f
+
+
+CELL_CALLS = [
+    ("lstm_cell", 4, 4, False, {}),
+    ("lstm_cell", 4, 0, False, {}),
+    ("lstm_cell", 4, 4, True, {}),
+    ("gru_cell", 3, 4, False, {}),
+    ("gru_cell", 3, 4, False, {"reset_after": False}),
+    ("gru_cell", 3, 0, False, {"reset_after": False}),
+    ("rnn_cell", 1, 4, False, {}),
+    ("rnn_cell", 1, 4, False, {"nonlinearity": "relu"}),
+]
+
+
+@pytest.mark.parametrize(("name", "gates", "arrays", "peepholes", "options"), CELL_CALLS)
+def test_hessian_vector_products_through_cells(name, gates, arrays, peepholes, options):
+    """In input, states and weights at once, against differences of the kernels' gradient."""
+    rows = gates * 3
+    args = [rand(2, 4, 2), rand(4, 3), rand(4, 3), rand(rows, 2), rand(rows, 3)]
+    args += [rand(rows), rand(rows)] if arrays else []
+    args += [rand(3, 3)] if peepholes else []
+    f = cell_loss(name, options)
+    vector = [np.sin(1 + np.arange(a.size)).reshape(a.shape) for a in args]
+
+    def slope(args):
+        return sum(anp.sum(g * v) for g, v in zip(grad(f)(args), vector, strict=True))
+
+    found, step = grad(slope)(args), 1e-5
+    ahead, behind = (grad(f)([a + by * v for a, v in zip(args, vector, strict=True)]) for by in (step, -step))
+    for h, a, b in zip(found, ahead, behind, strict=True):
+        expected = (a - b) / (2 * step)
+        np.testing.assert_allclose(h, expected, rtol=1e-5, atol=1e-6 * (1 + np.abs(expected).max()))
+    through = []
+    grad(lambda args: sum(anp.sum(g) for g in keep(through, grad(f)(args))))(args)
+    for a, e in zip(through, grad(f)(args), strict=True):
+        assert_close(np.asarray(a), e, terms=200)
+
+
+def keep(found, gradients):
+    """Return `gradients`, their arrays appended to `found`."""
+    found.extend(getattr(g, "_value", g) for g in gradients)
+    return gradients
+
+
+def test_a_hessian_vector_product_in_float32():
+    args = [a.astype(np.float32) for a in (rand(2, 4, 2), *(rand(4, 3) for _ in range(2)), *PARAMS_OF_3)]
+    f = cell_loss("lstm_cell", {})
+    found = grad(lambda args: sum(anp.sum(g) for g in grad(f)(args)))(args)
+    wide = [a.astype(np.float64) for a in args]
+    expected = grad(lambda args: sum(anp.sum(g) for g in grad(f)(args)))(wide)
+    for a, e in zip(found, expected, strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-4 * np.abs(e).max())
+
+
+def test_peepholes_alone():
+    x, h, c, p = rand(4, 2), rand(4, 3), rand(4, 3), rand(3, 3)
+    g = rand(4, 3)
+    found = grad(lambda p: anp.sum(ann.lstm_cell(x, (h, c), *PARAMS_OF_3, peepholes=p)[0] * g))(p)
+    _, pullback = arraynn.vjp(arraynn.lstm_cell, x, (h, c), *PARAMS_OF_3, peepholes=p)
+    np.testing.assert_array_equal(found, pullback((g, None))[6])
 
 
 def test_a_third_derivative():

@@ -89,6 +89,7 @@ def test_flops_and_bytes_of_a_convolution_and_a_layer():
     assert len({(layer, which) for layer in gpu_cases.RESNET50 for which in gpu_cases.PASSES}) == 69
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # of the CPU that stands in for the GPU
 @pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
 def test_calls_agree(case, tools):
     with gpu_measure.products(case, tools):

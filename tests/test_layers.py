@@ -138,6 +138,69 @@ def test_recurrent_layer_is_pytorchs(name, form, with_hx, options):
     compare(torch, ours, theirs, x, *([h] if with_hx else []))
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # PyTorch on its own slow path
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_projected_lstm_is_pytorchs(bias):
+    options = dict(num_layers=2, bidirectional=True, proj_size=2, bias=bias)
+    ours, theirs = layers.LSTM(3, 4, **options, **F64), torch.nn.LSTM(3, 4, **options, dtype=torch.float64)
+    compare(torch, ours, theirs, draw(5, 2, 3), (draw(4, 2, 2), draw(4, 2, 4)))
+
+
+EXTENDED = dict(recurrent_dropout=0.3, layer_norm=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameters"),
+    [
+        ("LSTM", dict(zoneout=(0.1, 0.2), peepholes=True, proj_size=2, **EXTENDED), 10),
+        ("LSTM", dict(zoneout=(0.1, 0.2), peepholes=True, bias=False, **EXTENDED), 6),
+        ("GRU", dict(zoneout=0.1, **EXTENDED), 6),
+        ("RNN", dict(zoneout=0.1, recurrent_dropout=0.3), 4),
+    ],
+)
+def test_a_recurrent_layer_hands_its_options_on(name, options, parameters):
+    layer, x = getattr(layers, name)(3, 4, bidirectional=True, **F64, **options), draw(5, 2, 3)
+    assert len(layer.state_dict()) == 2 * parameters
+    params = [p.data for _, p in layer.named_parameters()]
+    given = {k: v for k, v in options.items() if k not in ("bias", "proj_size")} | {"bidirectional": True}
+    op = getattr(ann, name.lower())
+    rng = np.random.default_rng(1)
+    layer.rng = np.random.default_rng(1)
+    expected, pullback = ann.vjp(op, x, None, params, training=True, rng=rng, **given)
+    output, _ = layer(x)
+    np.testing.assert_array_equal(output, expected[0])
+    dx = layer.backward((output, None))
+    right = pullback((output, None))
+    np.testing.assert_array_equal(dx, right[0])
+    for (key, p), gradient in zip(layer.named_parameters(), right[2], strict=True):
+        np.testing.assert_array_equal(p.grad, gradient, err_msg=key)
+        assert gradient.any(), key
+    layer.eval()
+    np.testing.assert_array_equal(layer(x)[0], op(x, None, params, **given)[0])
+
+
+def test_an_lstm_with_peepholes_is_its_cell():
+    x, dy = draw(5, 2, 3), draw(5, 2, 4)
+    layer, cell = layers.LSTM(3, 4, peepholes=True, **F64), layers.LSTMCell(3, 4, peepholes=True, **F64)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
+    output, _ = layer(x)
+    state, outputs, dstate = None, [], (np.zeros((2, 4)), None)
+    for step in x:
+        state = cell(step, state)
+        outputs.append(state[0])
+    np.testing.assert_allclose(outputs, output, rtol=1e-12)
+    layer.backward((dy, None))
+    for dstep in dy[::-1]:
+        _, dstate = cell.backward((dstate[0] + dstep, dstate[1]))
+    np.testing.assert_allclose(
+        cell.weight_peephole.grad, layer.weight_peephole_l0.grad, rtol=1e-9, atol=1e-12
+    )
+    assert repr(cell) == "LSTMCell(3, 4, peepholes=True)"
+    plain = "LSTM(3, 4, peepholes=True, recurrent_dropout=0.1, zoneout=(0.0, 0.5), layer_norm=True)"
+    options = dict(peepholes=True, recurrent_dropout=0.1, zoneout=(0.0, 0.5), layer_norm=True)
+    assert repr(layers.LSTM(3, 4, **options)) == plain
+
+
 @pytest.mark.parametrize(
     ("name", "form"),
     [("LSTMCell", {}), ("GRUCell", {}), ("RNNCell", {}), ("RNNCell", {"nonlinearity": "relu"})],
@@ -480,6 +543,8 @@ def test_load_state_dict_refuses_and_writes_nothing(change, error, message):
         (lambda: layers.Conv1d(3, 4, 2.5), TypeError, "Conv1d: kernel_size must be an integer, got 2.5"),
         (lambda: layers.Linear(0, 4), ValueError, "Linear: in_features must be at least 1, got 0"),
         (lambda: layers.LSTM(3, 4, dropout=2), ValueError, "LSTM: dropout must be between 0 and 1"),
+        (lambda: layers.GRU(3, 4, zoneout=-1), ValueError, "GRU: zoneout must be between 0 and 1"),
+        (lambda: layers.LSTM(3, 4, zoneout=(0, 2)), ValueError, "LSTM: zoneout must be between 0 and 1"),
         (
             lambda: layers.RNN(3, 4, nonlinearity="x"),
             ValueError,
@@ -500,6 +565,7 @@ REPRS = [
     ("Conv2d", (4, 6, (3, 2)), {"padding": "same", "groups": 2, "bias": False}),
     ("Linear", (5, 3), {"bias": False}),
     ("LSTM", (5, 3), {"num_layers": 2, "batch_first": True, "dropout": 0.5, "bidirectional": True}),
+    ("LSTM", (5, 3), {"num_layers": 2, "proj_size": 2}),
     ("GRU", (5, 3), {"bias": False}),
     ("RNN", (5, 3), {"num_layers": 2, "nonlinearity": "relu"}),
     ("LSTMCell", (5, 3), {}),

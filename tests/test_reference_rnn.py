@@ -204,3 +204,141 @@ def test_layers_drop_between_layers(mode: str) -> None:
     check_gradient(op, x, None, params, **options)
     a, b = (op(x, None, params, **{**options, **o})[0] for o in (dict(training=False), dict(dropout=0.0)))
     np.testing.assert_array_equal(a, b)
+
+
+# -- projections, peepholes, masks, normalization ----------------------------------------------
+
+# One direction, step by step, as the papers have it: PyTorch's own layers know projections alone.
+
+
+def torch_extended(name: str, names: tuple[str, ...], rates: Any, form: Any) -> Any:
+    """Return the formulas with `names` of the parameters; rates are of what stays of h and c."""
+
+    def call(x: Any, hx: Any, params: Any, **_: Any) -> Any:
+        w = dict(zip(names, params, strict=True))
+        h, c = (s[0] for s in hx) if name == "lstm" else (hx[0], None)
+        outputs = []
+        for xt in x:
+            new = torch_step(name, w, xt, h, c, form)
+            if name == "lstm":
+                c = rates[1] * c + (1 - rates[1]) * new[1]
+            h = rates[0] * h + (1 - rates[0]) * new[0]
+            outputs.append(h)
+        return torch.stack(outputs), (h[None], c[None]) if name == "lstm" else h[None]
+
+    return call
+
+
+def torch_step(name: str, w: dict[str, Any], x: Any, h: Any, c: Any, form: Any) -> Any:
+    def norm(a: Any, gain: str) -> Any:
+        return F.layer_norm(a, a.shape[-1:], w[gain]) if gain in w else a
+
+    def bias(side: str) -> Any:
+        return w.get(f"b_{side}", torch.zeros(()))
+
+    if name == "lstm":
+        p = w.get("peepholes", torch.zeros(3, 1))
+        a = norm(x @ w["w_ih"].T, "gain_ih") + bias("ih") + norm(h @ w["w_hh"].T, "gain_hh") + bias("hh")
+        i, f, g, o = a.chunk(4, -1)
+        c = torch.sigmoid(f + p[1] * c) * c + torch.sigmoid(i + p[0] * c) * torch.tanh(g)
+        inner = torch.sigmoid(o + p[2] * c) * torch.tanh(norm(c, "gain_c") + w.get("b_c", torch.zeros(())))
+        return inner @ w["w_hr"].T if "w_hr" in w else inner, c
+    if name == "rnn":
+        return (torch.tanh(F.linear(x, w["w_ih"]) + bias("ih") + F.linear(h, w["w_hh"]) + bias("hh")),)
+    hidden = h.shape[-1]
+
+    def parts(side: str, v: Any) -> Any:
+        products = (v @ w[f"w_{side}"].T).split((2 * hidden, hidden), -1)
+        gains = w[f"gain_{side}"].split((2 * hidden, hidden)) if f"gain_{side}" in w else (None, None)
+        pairs = zip(products, gains, strict=True)
+        normed = [a if g is None else F.layer_norm(a, a.shape[-1:], g) for a, g in pairs]
+        return (torch.cat(normed, -1) + bias(side)).chunk(3, -1)
+
+    (xr, xz, xn), (hr, hz, hn) = parts("ih", x), parts("hh", h)
+    r, z = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
+    if not form.get("reset_after", True):
+        hn = F.linear(r * h, w["w_hh"][2 * hidden :]) + w["b_hh"][2 * hidden :]
+    n = torch.tanh(xn + (hn if not form.get("reset_after", True) else r * hn))
+    return ((1 - z) * n + z * h,)
+
+
+def named_shapes(name: str, names: tuple[str, ...]) -> list[tuple[int, ...]]:
+    gates, width = MODES["rnn_tanh" if name == "rnn" else name], 3 if "w_hr" in names else 4
+    rows = 4 * gates
+    matrices = {"w_ih": (rows, 5), "w_hh": (rows, width), "w_hr": (width, 4), "peepholes": (3, 4)}
+    return [matrices.get(n, (4,) if n in ("gain_c", "b_c") else (rows,)) for n in names]
+
+
+PLAIN, BIASES, GAINS = ("w_ih", "w_hh"), ("b_ih", "b_hh"), ("gain_ih", "gain_hh")
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "form"),
+    [
+        ("lstm", (*PLAIN, "w_hr"), {}),
+        ("lstm", (*PLAIN, *BIASES, "peepholes"), {"peepholes": True}),
+        ("lstm", (*PLAIN, *BIASES, *GAINS, "gain_c", "b_c"), {"layer_norm": True}),
+        ("lstm", (*PLAIN, "w_hr", "peepholes", *GAINS, "gain_c"), {"layer_norm": True, "peepholes": True}),
+        ("gru", (*PLAIN, *BIASES), {"reset_after": False}),
+        ("gru", (*PLAIN, *BIASES, *GAINS), {"layer_norm": True}),
+        ("gru", (*PLAIN, *GAINS), {"layer_norm": True}),
+        ("rnn", (*PLAIN, *BIASES), {}),
+    ],
+)
+@pytest.mark.parametrize("zoned", [False, True])
+def test_extended_layers(name: str, names: tuple[str, ...], form: dict[str, Any], zoned: bool) -> None:
+    rates = (0.2, 0.3) if zoned else (0.0, 0.0)
+    options = dict(form, zoneout=rates if name == "lstm" else rates[0])
+    params = [rand(*s, seed=i) / 2 for i, s in enumerate(named_shapes(name, names))]
+    width = 3 if "w_hr" in names else 4
+    hx = (rand(1, 3, width, seed=1), rand(1, 3, 4, seed=2)) if name == "lstm" else rand(1, 3, 4, seed=1)
+    check(getattr(ref, name), torch_extended(name, names, rates, form), rand(4, 3, 5), hx, params, **options)
+
+
+def test_a_cell_with_peepholes() -> None:
+    names = (*PLAIN, *BIASES, "peepholes")
+    *w, p = (rand(*s, seed=i) / 2 for i, s in enumerate(named_shapes("lstm", names)))
+    x, hx = rand(3, 5), (rand(3, 4, seed=1), rand(3, 4, seed=2))
+    tensors = [torch.tensor(a, requires_grad=True) for a in (x, *hx, *w, p)]
+    tx, h, c, *tw = tensors
+    expected = torch_step("lstm", dict(zip(names, tw, strict=True)), tx, h, c, {})
+    out, pullback = ann.vjp(ref.lstm_cell, x, hx, *w, peepholes=p)
+    dout = cotangent_of(out)
+    for a, e in zip(out, expected, strict=True):
+        assert_close(a, e.detach().numpy(), terms=64)
+    torch.autograd.backward(expected, [torch.tensor(d) for d in dout])
+    for g, t in zip(flat(pullback(dout)), tensors, strict=True):
+        assert_close(g, t.grad.numpy(), terms=256)
+
+
+@pytest.mark.parametrize("mode", OWN_MODES)
+@pytest.mark.parametrize("both", [False, True])
+def test_masks_are_held_or_drawn(mode: str, both: bool) -> None:
+    """Against steps by hand with masks of their own keys: dropout's, h's zoneout for each run, and c's."""
+    op, form = layer_op(mode)
+    lstm, runs = mode == "lstm", 1 + both
+    params, per_run = weights(OWN_MODES[mode], 5, 4, 1, runs, True), 4
+    x, hx = rand(4, 3, 5), tuple(rand(runs, 3, 4, seed=s) for s in (1, 2))
+    rates = dict(recurrent_dropout=0.4, zoneout=(0.3, 0.2) if lstm else 0.3)
+    options = dict(rates, bidirectional=both, training=True, rng=7, **form)
+    y, last = op(x, hx if lstm else hx[0], params, **options)
+    check_gradient(op, x, hx if lstm else hx[0], params, **options)
+    rng = np.random.default_rng(7)
+    drawn = [(0.4, (3, 4)), (0.3, (4, 3, 4)), (0.2, (4, 3, 4))][: 2 + lstm]
+    masks = [
+        [kept(shape, p, int(rng.integers(0, 2**64, dtype=np.uint64))) for _ in range(runs)]
+        for p, shape in drawn
+    ]
+    cell = getattr(ref, f"{op.__name__}_cell")
+    for d in range(runs):
+        w_ih, w_hh, b_ih, b_hh = params[per_run * d : per_run * (d + 1)]
+        for n in range(3):
+            state, factor = [s[d, n] for s in hx[: 1 + lstm]], masks[0][d][n] / 0.6
+            for t in range(4)[:: -1 if d else 1]:
+                arguments = (tuple(state) if lstm else state[0], w_ih, w_hh * factor, b_ih, b_hh)
+                new = flat(cell(x[t, n], *arguments, **form))
+                goes = [mask[d][t, n] for mask in masks[1:]]
+                state = [np.where(m, a, s) for m, a, s in zip(goes, new, state, strict=True)]
+                assert_close(y[t, n, 4 * d : 4 * d + 4], state[0], terms=8)
+            for a, b in zip(flat(last), state, strict=True):
+                assert_close(a[d, n], b, terms=8)

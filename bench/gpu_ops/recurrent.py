@@ -15,6 +15,11 @@ class Net(NamedTuple):
     batch: int
     inputs: int
     hidden: int
+    projection: int = 0  # of an LSTM
+
+    @property
+    def width(self) -> int:
+        return self.projection or self.hidden
 
     @property
     def gates(self) -> int:
@@ -22,21 +27,24 @@ class Net(NamedTuple):
 
     @property
     def weights(self) -> int:
-        return self.gates * self.hidden * (self.inputs + self.hidden + 2)
+        return self.hidden * (self.gates * (self.inputs + self.width + 2) + self.projection)
 
     @property
     def flops(self) -> float:
-        return 2.0 * self.steps * self.batch * self.gates * self.hidden * (self.inputs + self.hidden)
+        columns = self.gates * (self.inputs + self.width) + self.projection
+        return 2.0 * self.steps * self.batch * self.hidden * columns
 
 
 def rnn(net: Net, training: bool, **changed: Any) -> Case:
     def make(t: Tools) -> Inputs:
         wide, scale = net.gates * net.hidden, net.hidden**-0.5
-        shapes = ((wide, net.inputs), (wide, net.hidden), (wide,), (wide,))
+        shapes: list[tuple[int, ...]] = [(wide, net.inputs), (wide, net.width), (wide,), (wide,)]
+        if net.projection:
+            shapes.append((net.width, net.hidden))
         return (
             t.normal(net.steps, net.batch, net.inputs, dtype="float32"),
             [t.normal(*shape, dtype="float32", scale=scale) for shape in shapes],
-            t.normal(net.steps, net.batch, net.hidden, dtype="float32"),
+            t.normal(net.steps, net.batch, net.width, dtype="float32"),
         )
 
     def ours(t: Tools, i: Inputs) -> Call:
@@ -56,7 +64,8 @@ def rnn(net: Net, training: bool, **changed: Any) -> Case:
         x, params, dy = i
         torch = t.torch
         make_module = getattr(torch.nn, net.kind.upper())
-        module = make_module(net.inputs, net.hidden, dtype=x.dtype, device=x.device)
+        more = {"proj_size": net.projection} if net.projection else {}
+        module = make_module(net.inputs, net.hidden, dtype=x.dtype, device=x.device, **more)
         for parameter, value in zip(module.parameters(), params, strict=True):
             parameter.detach().copy_(value)
         if not training:
@@ -73,9 +82,10 @@ def rnn(net: Net, training: bool, **changed: Any) -> Case:
         return step
 
     cells = net.steps * net.batch
-    x, y = cells * net.inputs, cells * net.hidden
+    x, y = cells * net.inputs, cells * net.width
     case = Case(
-        name=f"{net.kind} {'training ' if training else ''}T{net.steps} N{net.batch} H{net.hidden} fp32",
+        name=f"{net.kind} {'training ' if training else ''}T{net.steps} N{net.batch} H{net.hidden}"
+        f"{f' P{net.projection}' if net.projection else ''} fp32",
         group=f"{net.kind} {'training' if training else 'forward'}",
         op=net.kind,
         dtype="float32",

@@ -53,4 +53,15 @@ __global__ void clear_reset_kernel(Marks marks, int64_t t, T* state, int64_t col
   });
 }
 
+// The input as the weights' gradient may read it: past a sequence's end there may be anything, NaN too,
+// which a zero gate gradient would not hide.
+template <class T>
+__global__ void readable_input_kernel(const T* x, T* copy, const int64_t* lengths, int64_t batch, int64_t columns,
+                                      RowBlocks r) {
+  each_of_rows(r.per_row, r.blocks, columns, [&](int64_t row, int64_t column) {
+    bool active = row / batch < lengths[row % batch];
+    copy[row * columns + column] = active ? x[row * columns + column] : T(0);
+  });
+}
+
 }  // namespace arraynn::cuda::rnn

@@ -25,7 +25,7 @@ from .rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 from .row_norm import layer_norm, rms_norm
 
 if TYPE_CHECKING:
-    from . import cuda, init, layers, optim, reference
+    from . import convert, cuda, init, layers, optim, reference
     from .io import load, save
     from .training import EarlyStopping, History, evaluate, fit, predict
 
@@ -44,6 +44,7 @@ __all__ = [
     "clip_grad_value",
     "conv1d",
     "conv2d",
+    "convert",
     "cross_entropy",
     "cuda",
     "dropout",
@@ -101,7 +102,7 @@ _lazy = {
     "load": "io",
     "save": "io",
 }
-_lazy_modules = {"cuda", "init", "layers", "optim", "reference"}
+_lazy_modules = {"convert", "cuda", "init", "layers", "optim", "reference"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,8 @@ State: TypeAlias = tuple[Array, Array]
 Pull: TypeAlias = Callable[[Any], tuple[Any, ...]]
 # An op's own options, to whether its layers are of the other form that the kernels know (relu, say).
 Form: TypeAlias = Callable[..., bool]
+# A layer's own options, to that, layer_norm and peepholes.
+LayerForm: TypeAlias = Callable[..., tuple[bool, bool, bool]]
 
 
 def _kind(value: Any) -> str:
@@ -53,6 +55,60 @@ def is_reset_first(op: str, reset_after: Any) -> bool:
     return not flag(op, "reset_after", reset_after)
 
 
+def _rate(op: str, name: str, value: Any) -> float:
+    if not isinstance(value, int | float | np.floating):
+        raise TypeError(f"{op}: {name} is {value!r}, expected a float from 0 to 1")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{op}: {name} is {value}, expected 0 to 1")
+    return float(value)
+
+
+class Extras(NamedTuple):
+    """What a layer has besides: options as the user gave them."""
+
+    pair: bool  # of states, as an LSTM has
+    recurrent_dropout: Any
+    zoneout: Any  # of each state
+    layer_norm: Any
+    peepholes: Any
+
+    def spelled(self, op: str, training: bool, rng: Any, runs: int) -> tuple[Any, ...]:
+        """Return what the binding takes: the options and the masks' keys."""
+        several = isinstance(self.zoneout, tuple | list)
+        if self.pair and (not several or len(self.zoneout) != 2):
+            raise TypeError(
+                f"{op}: zoneout is {self.zoneout!r}, expected a tuple of two floats, of h and of c"
+            )
+        if several and not self.pair:
+            raise TypeError(f"{op}: zoneout is {self.zoneout!r}, expected a float from 0 to 1")
+        peepholes, layer_norm = flag(op, "peepholes", self.peepholes), flag(op, "layer_norm", self.layer_norm)
+        rates = self.zoneout if self.pair else (self.zoneout, 0.0)
+        stay_h, stay_c = (_rate(op, "zoneout", rate) for rate in rates)
+        dropped = _rate(op, "recurrent_dropout", self.recurrent_dropout)
+        dropped = dropped if training else 0.0
+        drawn = [training and rate > 0 for rate in (dropped, stay_h, stay_c)]
+        source = generator(op, rng) if any(drawn) else None
+        keys = [[rng_key(op, source) for _ in range(runs)] if draws else [] for draws in drawn]
+        return peepholes, layer_norm, training, dropped, stay_h, stay_c, *keys
+
+
+_no_zoneout = (0.0, (0.0, 0.0))
+
+
+def extras_of(
+    pair: bool, recurrent_dropout: Any, zoneout: Any, layer_norm: Any = False, peepholes: Any = False
+) -> Extras | None:
+    """Return what a layer has besides; None, which costs nothing, where that is nothing."""
+    if (
+        recurrent_dropout == 0.0
+        and zoneout == _no_zoneout[pair]
+        and layer_norm is False
+        and peepholes is False
+    ):
+        return None
+    return Extras(pair, recurrent_dropout, zoneout, layer_norm, peepholes)
+
+
 class Call:
     """A call of a recurrent layer, its options spelled as the binding takes them."""
 
@@ -69,28 +125,28 @@ class Call:
         lengths: Array | None,
         rng: Any,
         reset: Array | None,
-        other: bool = False,
+        other: bool,
+        extras: Extras | None,
     ) -> None:
         if isinstance(params, np.ndarray) or not isinstance(params, Sequence):
             raise TypeError(f"{op}: params is {_kind(params)}, expected a flat sequence of arrays")
         layers = integer(op, "num_layers", num_layers)
         if layers < 1:
             raise ValueError(f"{op}: num_layers is {layers}, expected at least 1")
-        if not isinstance(dropout, int | float | np.floating):
-            raise TypeError(f"{op}: dropout is {dropout!r}, expected a float from 0 to 1")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"{op}: dropout is {dropout}, expected 0 to 1")
-        rate = float(dropout) if flag(op, "training", training) and layers > 1 else 0.0
+        rate = dropout if type(dropout) is float and 0 <= dropout <= 1 else _rate(op, "dropout", dropout)
+        if not flag(op, "training", training) or layers == 1:
+            rate = 0.0
         keys: list[int] = []
         if rate > 0 and len(params) >= 2 * layers:  # else the call is refused
-            source = generator(op, rng)
-            keys = [rng_key(op, source) for _ in range(layers - 1)]
+            rng = generator(op, rng)
+            keys = [rng_key(op, rng) for _ in range(layers - 1)]
         both, batch_first = flag(op, "bidirectional", bidirectional), flag(op, "batch_first", batch_first)
         self.swap = batch_first and ndim(input) == 3
         self.input = input.swapaxes(0, 1) if self.swap else input
         self.params = list(params)
         marks = None if reset is None else as_flags(reset)
-        self.options = (other, layers, both, batch_first, lengths, marks, rate, keys)
+        more = extras and extras.spelled(op, training, rng, min(layers * (1 + both), len(params)))
+        self.options = (other, layers, both, batch_first, lengths, marks, rate, keys, more)
 
 
 # ---- rules ----------------------------------------------------------------------------------------
@@ -119,7 +175,7 @@ def _sequence_gradients(
 def define_lstm_cell_vjp(op: Callable[..., State]) -> None:
     """Give `lstm_cell` its rule."""
 
-    @defvjp(op, "input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
+    @defvjp(op, "input", "hx", "w_ih", "w_hh", "b_ih", "b_hh", optional=("peepholes",))
     def rule(
         wanted: tuple[bool, ...],
         input: Array,
@@ -128,8 +184,12 @@ def define_lstm_cell_vjp(op: Callable[..., State]) -> None:
         w_hh: Array,
         b_ih: Array | None = None,
         b_hh: Array | None = None,
+        *,
+        peepholes: Array | None = None,
     ) -> tuple[State, Pull]:
-        params = (w_ih, w_hh, b_ih, b_hh)
+        params: tuple[Any, ...] = (w_ih, w_hh, b_ih, b_hh)
+        if peepholes is not None:
+            params += (peepholes,)
         h0, c0 = states("lstm_cell", required("lstm_cell", hx))
         _, h, c, saved = _core.lstm_cell(input, h0, c0, params, True)
 
@@ -171,10 +231,12 @@ def define_cell_vjp(op: Callable[..., Array], form: Form) -> None:
         return h, pull
 
 
-def define_layer_vjp(op: Callable[..., Any], form: Form, *, pair: bool = False) -> None:
+def define_layer_vjp(op: Callable[..., Any], form: LayerForm, *, pair: bool = False) -> None:
     """Give a recurrent layer its rule; the state of an LSTM is a `pair`."""
     name = form.__name__ = form.__qualname__ = op.__name__  # for Python's own words on wrong arguments
     forward, backward = getattr(_core, name), getattr(_core, f"{name}_backward")
+
+    still: Any = (0.0, 0.0) if pair else 0.0
 
     @defvjp(op, "input", "hx", "params")
     def rule(
@@ -191,9 +253,12 @@ def define_layer_vjp(op: Callable[..., Any], form: Form, *, pair: bool = False) 
         lengths: Array | None = None,
         rng: Any = None,
         reset: Array | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: Any = still,
         **options: Any,
     ) -> tuple[Any, Pull]:
         h, c = states(name, hx) if pair else (hx, None)
+        other, layer_norm, peepholes = form(**options)
         call = Call(
             name,
             input,
@@ -206,7 +271,8 @@ def define_layer_vjp(op: Callable[..., Any], form: Form, *, pair: bool = False) 
             lengths,
             rng,
             reset,
-            form(**options),
+            other,
+            extras_of(pair, recurrent_dropout, zoneout, layer_norm, peepholes),
         )
         output, h_n, c_n, saved = forward(call.input, h, c, call.params, *call.options, True)
 

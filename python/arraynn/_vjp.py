@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,13 +13,19 @@ from ._device import Library, library_of
 class _Rule(NamedTuple):
     names: tuple[str, ...]  # the op's differentiable arguments, in signature order
     forward: Callable[..., tuple[Any, Callable[..., tuple[Any, ...]]]]
+    optional: tuple[str, ...]  # keyword-only ones that follow where they are given
 
 
 _rules: dict[Callable[..., Any], _Rule] = {}
 
 
-def defvjp(op: Callable[..., Any], *names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def defvjp(
+    op: Callable[..., Any], *names: str, optional: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as the rule of `op`, differentiable in `names`.
+
+    `optional` are keyword-only arguments that are differentiable too, but have no place among the
+    gradients of a call that does not give them.
 
     A rule has the op's own parameters (without ``out``) behind a leading `wanted`, one bool per
     name, and returns ``(out, pull)``; ``pull(cotangent)`` gets a cotangent complete and checked
@@ -28,15 +34,18 @@ def defvjp(op: Callable[..., Any], *names: str) -> Callable[[Callable[..., Any]]
 
     def register(rule: Callable[..., Any]) -> Callable[..., Any]:
         rule.__name__ = rule.__qualname__ = op.__name__  # for Python's own words on wrong arguments
-        _rules[op] = _Rule(names, rule)
+        _rules[op] = _Rule(names, rule, optional)
         return rule
 
     return register
 
 
-def differentiable(op: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of the arguments that `vjp` differentiates `op` in."""
-    return _rule_of(op).names
+def differentiable(op: Callable[..., Any], keywords: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Return the names of the arguments that `vjp` differentiates `op` in, in a call with such keywords."""
+    rule = _rule_of(op)
+    if not rule.optional or not keywords:
+        return rule.names
+    return rule.names + tuple(name for name in rule.optional if keywords.get(name) is not None)
 
 
 def _rule_of(op: Callable[..., Any]) -> _Rule:
@@ -145,8 +154,9 @@ def vjp(
         ``pullback(cotangent)`` takes what has the structure, shapes and dtypes of `out` (None
         stands for zero at any level, and for integer outputs) and returns a tuple with one
         gradient per differentiable argument, in signature order; None where the argument was
-        omitted or `wrt` left it out. It may be called again. Arguments and output must not be
-        changed before, since it may look at them again.
+        omitted or `wrt` left it out (an optional array that is keyword-only, as an LSTM cell's
+        peepholes, has a place only where it is given). It may be called again. Arguments and output
+        must not be changed before, since it may look at them again.
 
     Raises
     ------
@@ -163,7 +173,7 @@ def vjp(
     rule = _rule_of(op)
     if "out" in kwargs:
         raise TypeError("vjp: out is not taken; the pullback may need the output as it is")
-    out, pull = rule.forward(_wanted(rule.names, wrt), *args, **kwargs)
+    out, pull = rule.forward(_wanted(differentiable(op, kwargs), wrt), *args, **kwargs)
     spec = _spec(out)
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from ._rnn import (
     define_cell_vjp,
     define_layer_vjp,
     define_lstm_cell_vjp,
+    extras_of,
     is_relu,
     is_reset_first,
     required,
@@ -29,6 +30,8 @@ def lstm_cell(
     w_hh: Array,
     b_ih: Array | None = None,
     b_hh: Array | None = None,
+    *,
+    peepholes: Array | None = None,
 ) -> State:
     """Take one LSTM step.
 
@@ -45,6 +48,9 @@ def lstm_cell(
     w_hh : array of shape (4 H, H)
         Gate order i, f, g, o, as in PyTorch.
     b_ih, b_hh : arrays of shape (4 H,), optional
+    peepholes : array of shape (3, H), optional
+        By how much i and f see c, and o sees c': what their rows are multiplied with is added before the
+        sigmoid (Gers et al., 2002). It has the last place among the gradients, if it is given.
 
     Returns
     -------
@@ -62,7 +68,10 @@ def lstm_cell(
     stacked in the order i, f, g, o (g is often written as a candidate, c~).
     """
     h, c = states("lstm_cell", required("lstm_cell", hx))
-    _, h, c, _ = _core.lstm_cell(input, h, c, (w_ih, w_hh, b_ih, b_hh), False)
+    params: tuple[Array | None, ...] = (w_ih, w_hh, b_ih, b_hh)
+    if peepholes is not None:
+        params += (peepholes,)
+    _, h, c, _ = _core.lstm_cell(input, h, c, params, False)
     return h, c
 
 
@@ -184,6 +193,10 @@ def lstm(
     lengths: Array | None = None,
     rng: Any = None,
     reset: Array | None = None,
+    peepholes: bool = False,
+    recurrent_dropout: float = 0.0,
+    zoneout: tuple[float, float] = (0.0, 0.0),
+    layer_norm: bool = False,
 ) -> tuple[Array, State]:
     """Run an LSTM over sequences (see `lstm_cell` for the step).
 
@@ -192,10 +205,15 @@ def lstm(
     input : array of shape (T, N, I), or (N, T, I) with `batch_first`, or (T, I)
         Floating. T may be 0.
     hx : tuple of two arrays of shape (num_layers * D, N, H) or (num_layers * D, H), or None
-        The initial states h and c; zeros if None. D is 2 if bidirectional, else 1.
+        The initial states h and c; zeros if None. D is 2 if bidirectional, else 1. With a projection h
+        is (num_layers * D, N, P).
     params : sequence of arrays
         In the order of PyTorch's ``_flat_weights``: per layer and direction ``w_ih`` (4 H, I or D H),
-        ``w_hh`` (4 H, H), and with biases ``b_ih`` (4 H,), ``b_hh`` (4 H,).
+        ``w_hh`` (4 H, H), and with biases ``b_ih`` (4 H,), ``b_hh`` (4 H,). Where one array more for each
+        layer and direction is given, it is ``w_hr`` (P, H), a projection (Sak et al., 2014): h is
+        ``W_hr (o tanh(c'))``, of P elements in all of its places, and ``w_hh`` is (4 H, P). What options
+        ask for follows: of `peepholes` (3, H) for i, f, o; of `layer_norm` gains of the input's product
+        (4 H,), the state's (4 H,) and c's (H,), and with biases one of c's (H,).
     num_layers : int, default 1
     bidirectional : bool, default False
     batch_first : bool, default False
@@ -206,11 +224,22 @@ def lstm(
         Lengths of the sequences, 0 to T, in any order. Past a sequence's end the output is zero;
         the final state is that at its end; the reverse direction starts there.
     rng : numpy.random.Generator, int or None
-        For the dropout masks.
+        For the masks of dropout and zoneout.
     reset : bool or integer array of shape (T, N), (N, T) with `batch_first`, or (T,), optional
         Where it is true, or not zero, the states h and c of a sequence are zero before that step, as where
         another sequence begins; no gradient flows through. Each direction counts steps its own way: the
         reverse one has step t + 1 before step t. Past a sequence's end nothing is reset.
+    peepholes : bool, default False
+        Whether i and f see c, and o sees c' (Gers et al., 2002; see `lstm_cell`), with weights in `params`.
+    recurrent_dropout : float, default 0.0
+        If `training`, applied to h on its way into the recurrent product, with one mask of (N, H) for all
+        steps of a layer and direction (Gal and Ghahramani, 2016).
+    zoneout : tuple of two floats, default (0.0, 0.0)
+        The probabilities with which an element of h, and of c, stays as it was before the step if `training`;
+        otherwise the step takes the mean of what was and what is new (Krueger et al., 2017).
+    layer_norm : bool, default False
+        Whether ``W_ih x``, ``W_hh h`` and c', on its way to h, are normalized (Ba et al., 2016), with gains
+        in `params` and an eps of 1e-5. The two products are normalized over all gates.
 
     Returns
     -------
@@ -236,6 +265,8 @@ def lstm(
         lengths,
         rng,
         reset,
+        False,
+        extras_of(True, recurrent_dropout, zoneout, layer_norm, peepholes),
     )
     output, h_n, c_n, _ = _core.lstm(call.input, h, c, call.params, *call.options, False)
     return output, (h_n, c_n)
@@ -255,6 +286,9 @@ def gru(
     rng: Any = None,
     reset_after: bool = True,
     reset: Array | None = None,
+    recurrent_dropout: float = 0.0,
+    zoneout: float = 0.0,
+    layer_norm: bool = False,
 ) -> tuple[Array, Array]:
     """Run a GRU over sequences (see `gru_cell` for the step).
 
@@ -266,7 +300,8 @@ def gru(
         The initial state; zeros if None. D is 2 if bidirectional, else 1.
     params : sequence of arrays
         In the order of PyTorch's ``_flat_weights``: per layer and direction ``w_ih`` (3 H, I or D H),
-        ``w_hh`` (3 H, H), and with biases ``b_ih`` (3 H,), ``b_hh`` (3 H,).
+        ``w_hh`` (3 H, H), and with biases ``b_ih`` (3 H,), ``b_hh`` (3 H,); with `layer_norm` then the
+        gains of the input's product (3 H,) and of the state's (3 H,).
     num_layers : int, default 1
     bidirectional : bool, default False
     batch_first : bool, default False
@@ -277,13 +312,22 @@ def gru(
         Lengths of the sequences, 0 to T, in any order. Past a sequence's end the output is zero;
         the final state is that at its end; the reverse direction starts there.
     rng : numpy.random.Generator, int or None
-        For the dropout masks.
+        For the masks of dropout and zoneout.
     reset_after : bool, default True
         Whether the reset gate is behind the product with the state or before it.
     reset : bool or integer array of shape (T, N), (N, T) with `batch_first`, or (T,), optional
         Where it is true, or not zero, the state of a sequence is zero before that step, as where
         another sequence begins; no gradient flows through. Each direction counts steps its own way: the
         reverse one has step t + 1 before step t. Past a sequence's end nothing is reset.
+    recurrent_dropout : float, default 0.0
+        If `training`, applied to h on its way into the recurrent product, with one mask of (N, H) for all
+        steps of a layer and direction (Gal and Ghahramani, 2016).
+    zoneout : float, default 0.0
+        The probability with which an element of h stays as it was before the step if `training`; otherwise
+        the step takes the mean of what was and what is new (Krueger et al., 2017).
+    layer_norm : bool, default False
+        Whether ``W_ih x`` and ``W_hh h`` are normalized (Ba et al., 2016), with gains in `params` and an eps
+        of 1e-5: r and z together, and n by itself, inside its reset gate. It takes `reset_after`.
 
     Returns
     -------
@@ -309,6 +353,7 @@ def gru(
         rng,
         reset,
         reset_after is not True and is_reset_first("gru", reset_after),
+        extras_of(False, recurrent_dropout, zoneout, layer_norm),
     )
     output, h_n, _, _ = _core.gru(call.input, hx, None, call.params, *call.options, False)
     return output, h_n
@@ -328,6 +373,8 @@ def rnn(
     rng: Any = None,
     nonlinearity: str = "tanh",
     reset: Array | None = None,
+    recurrent_dropout: float = 0.0,
+    zoneout: float = 0.0,
 ) -> tuple[Array, Array]:
     """Run a plain recurrent network over sequences (see `rnn_cell` for the step).
 
@@ -350,12 +397,18 @@ def rnn(
         Lengths of the sequences, 0 to T, in any order. Past a sequence's end the output is zero;
         the final state is that at its end; the reverse direction starts there.
     rng : numpy.random.Generator, int or None
-        For the dropout masks.
+        For the masks of dropout and zoneout.
     nonlinearity : {'tanh', 'relu'}, default 'tanh'
     reset : bool or integer array of shape (T, N), (N, T) with `batch_first`, or (T,), optional
         Where it is true, or not zero, the state of a sequence is zero before that step, as where
         another sequence begins; no gradient flows through. Each direction counts steps its own way: the
         reverse one has step t + 1 before step t. Past a sequence's end nothing is reset.
+    recurrent_dropout : float, default 0.0
+        If `training`, applied to h on its way into the recurrent product, with one mask of (N, H) for all
+        steps of a layer and direction (Gal and Ghahramani, 2016).
+    zoneout : float, default 0.0
+        The probability with which an element of h stays as it was before the step if `training`; otherwise
+        the step takes the mean of what was and what is new (Krueger et al., 2017).
 
     Returns
     -------
@@ -381,11 +434,15 @@ def rnn(
         rng,
         reset,
         is_relu("rnn", nonlinearity),
+        extras_of(False, recurrent_dropout, zoneout),
     )
     output, h_n, _, _ = _core.rnn(call.input, hx, None, call.params, *call.options, False)
     return output, h_n
 
 
-define_layer_vjp(lstm, lambda: False, pair=True)
-define_layer_vjp(gru, lambda reset_after=True: is_reset_first("gru", reset_after))
-define_layer_vjp(rnn, lambda nonlinearity="tanh": is_relu("rnn", nonlinearity))
+define_layer_vjp(lstm, lambda layer_norm=False, peepholes=False: (False, layer_norm, peepholes), pair=True)
+define_layer_vjp(
+    gru,
+    lambda reset_after=True, layer_norm=False: (is_reset_first("gru", reset_after), layer_norm, False),
+)
+define_layer_vjp(rnn, lambda nonlinearity="tanh": (is_relu("rnn", nonlinearity), False, False))

@@ -8,6 +8,27 @@ namespace arraynn::python {
 
 namespace {
 
+// RnnExtras with their keys, out of a tuple, or None.
+struct Extras {
+  RnnExtras values{};
+  std::vector<uint64_t> recurrent_keys, zoneout_h_keys, zoneout_c_keys;
+
+  Extras() = default;
+  explicit Extras(py::handle from) {
+    if (from.is_none()) return;
+    auto t = py::reinterpret_borrow<py::tuple>(from);
+    values.peepholes = t[0].cast<bool>();
+    values.layer_norm = t[1].cast<bool>();
+    values.training = t[2].cast<bool>();
+    values.recurrent_dropout = t[3].cast<double>();
+    values.zoneout_h = t[4].cast<double>();
+    values.zoneout_c = t[5].cast<double>();
+    recurrent_keys = t[6].cast<std::vector<uint64_t>>();
+    zoneout_h_keys = t[7].cast<std::vector<uint64_t>>();
+    zoneout_c_keys = t[8].cast<std::vector<uint64_t>>();
+  }
+};
+
 // What Python says of a call besides its arrays. A cell is a sequence of one step without the axis.
 struct Options {
   const char* op;
@@ -17,6 +38,7 @@ struct Options {
   bool batch_first = false;
   double dropout = 0;
   std::vector<uint64_t> keys = {};
+  Extras extras = {};
 };
 
 // The arrays of a call, promoted and checked; made alike for both passes.
@@ -63,7 +85,8 @@ class Call {
                    static_cast<int64_t>(count),
                    l ? &args[l] : nullptr,
                    r ? &args[r] : nullptr,
-                   o.batch_first};
+                   o.batch_first,
+                   o.extras.values};
     p = rnn_params(a);
     if (l) {
       args.upload(l);
@@ -81,7 +104,7 @@ class Call {
       pointers.push_back(args[first_[i]].data);
     }
     is_batched = batched;
-    int64_t width = p.directions * p.hidden;
+    int64_t width = p.directions * p.width;
     bool swapped = o.batch_first && batched;
     p.out_t = swapped ? width : p.batch * width;
     p.out_n = swapped ? p.steps * width : width;
@@ -89,6 +112,11 @@ class Call {
     p.reset_n = swapped ? p.steps : 1;
     p.dropout = o.dropout;
     p.keys = options.keys.data();
+    const Extras& extras = options.extras;
+    auto keys = [](const std::vector<uint64_t>& k) { return k.empty() ? nullptr : k.data(); };
+    p.extras.recurrent_keys = keys(extras.recurrent_keys);
+    p.extras.zoneout_h_keys = keys(extras.zoneout_h_keys);
+    p.extras.zoneout_c_keys = keys(extras.zoneout_c_keys);
   }
 
   py::object output() const {
@@ -96,19 +124,14 @@ class Call {
     if (options.sequence && options.batch_first && is_batched) shape[n++] = p.batch;
     if (options.sequence) shape[n++] = p.steps;
     if (is_batched && !(options.sequence && options.batch_first)) shape[n++] = p.batch;
-    shape[n++] = p.directions * p.hidden;
+    shape[n++] = p.directions * p.width;
     return args.empty(p.dtype, shape, static_cast<int>(n));
   }
-  py::object state() const {
-    int64_t shape[3], n = 0;
-    if (options.sequence) shape[n++] = p.layers * p.directions;
-    if (is_batched) shape[n++] = p.batch;
-    shape[n++] = p.hidden;
-    return args.empty(p.dtype, shape, static_cast<int>(n));
-  }
+  py::object h_state() const { return state(p.width); }
+  py::object c_state() const { return state(p.hidden); }
 
   Arguments args;
-  Options options;
+  const Options& options;
   RnnParams p{};
   size_t x, h, c;
   bool is_batched = false;
@@ -117,7 +140,15 @@ class Call {
   size_t parameter(size_t i) const { return first_[i]; }
 
  private:
-  static constexpr const char* cell_names[] = {"w_ih", "w_hh", "b_ih", "b_hh"};
+  py::object state(int64_t width) const {
+    int64_t shape[3], n = 0;
+    if (options.sequence) shape[n++] = p.layers * p.directions;
+    if (is_batched) shape[n++] = p.batch;
+    shape[n++] = width;
+    return args.empty(p.dtype, shape, static_cast<int>(n));
+  }
+
+  static constexpr const char* cell_names[] = {"w_ih", "w_hh", "b_ih", "b_hh", "peepholes"};
   std::vector<std::string> names_;
   std::vector<size_t> first_;
 };
@@ -132,8 +163,8 @@ py::object forward(const Options& o, py::handle input, py::handle h, py::handle 
   Call call(o, input, h, c, params, lengths, reset);
   const RnnParams& p = call.p;
   const Arguments& args = call.args;
-  py::object output = call.output(), h_n = call.state(), c_n = py::none(), saved = py::none();
-  if (p.cell == Cell::lstm) c_n = call.state();
+  py::object output = call.output(), h_n = call.h_state(), c_n = py::none(), saved = py::none();
+  if (p.cell == Cell::lstm) c_n = call.c_state();
   if (saving) {
     auto size = static_cast<int64_t>(rnn_saved_elements(p));
     saved = args.empty(p.dtype, &size, 1);
@@ -161,9 +192,9 @@ py::object backward(const Options& o, py::handle input, const py::sequence& para
   cotangents.promote(Halves::as_float32);
   for (size_t i : {dy, dh, dc}) cotangents.make_contiguous(i);
 
-  py::object dx = py::none(), dh0 = call.state(), dc0 = py::none();
+  py::object dx = py::none(), dh0 = call.h_state(), dc0 = py::none();
   if (want_input) dx = args.empty(p.dtype, args[call.x].shape, args[call.x].ndim);
-  if (p.cell == Cell::lstm) dc0 = call.state();
+  if (p.cell == Cell::lstm) dc0 = call.c_state();
   py::list d_params;
   std::vector<void*> targets;
   for (size_t i = 0; i < call.pointers.size(); ++i) {
@@ -188,26 +219,26 @@ struct Kind {
 };
 
 Options sequence_options(const char* op, Cell cell, int64_t layers, bool bidirectional, bool batch_first,
-                         double dropout, std::vector<uint64_t> keys) {
-  return {op, cell, true, layers, bidirectional ? 2 : 1, batch_first, dropout, std::move(keys)};
+                         double dropout, std::vector<uint64_t> keys, py::handle extras) {
+  return {op, cell, true, layers, bidirectional ? 2 : 1, batch_first, dropout, std::move(keys), Extras(extras)};
 }
 
 void bind_sequence(py::module_& m, const char* op, Kind kind) {
   m.def(op, [=](py::handle input, py::handle h, py::handle c, const py::sequence& params, bool other, int64_t layers,
                 bool bidirectional, bool batch_first, py::handle lengths, py::handle reset, double dropout,
-                std::vector<uint64_t> keys, bool saving) {
+                std::vector<uint64_t> keys, py::handle extras, bool saving) {
     return forward(
-        sequence_options(op, kind.choose(other), layers, bidirectional, batch_first, dropout, std::move(keys)), input,
-        h, c, params, lengths, reset, saving);
+        sequence_options(op, kind.choose(other), layers, bidirectional, batch_first, dropout, std::move(keys), extras),
+        input, h, c, params, lengths, reset, saving);
   });
   m.def((std::string(op) + "_backward").c_str(),
         [=](py::handle input, const py::sequence& params, bool other, int64_t layers, bool bidirectional,
             bool batch_first, py::handle lengths, py::handle reset, double dropout, std::vector<uint64_t> keys,
-            const py::object& saved, py::handle d_output, py::handle d_h_n, py::handle d_c_n, bool want_input,
-            bool want_params) {
-          return backward(
-              sequence_options(op, kind.choose(other), layers, bidirectional, batch_first, dropout, std::move(keys)),
-              input, params, lengths, reset, saved, d_output, d_h_n, d_c_n, want_input, want_params);
+            py::handle extras, const py::object& saved, py::handle d_output, py::handle d_h_n, py::handle d_c_n,
+            bool want_input, bool want_params) {
+          return backward(sequence_options(op, kind.choose(other), layers, bidirectional, batch_first, dropout,
+                                           std::move(keys), extras),
+                          input, params, lengths, reset, saved, d_output, d_h_n, d_c_n, want_input, want_params);
         });
 }
 
@@ -219,7 +250,7 @@ py::object one_state_cell(const Options& o, py::handle input, py::handle h, cons
   const Arguments& args = call.args;
   const Array& state = args[call.h];
   Output result(args, out, state.shape, state.ndim);
-  py::object h_n = call.state(), saved = py::none();
+  py::object h_n = call.h_state(), saved = py::none();
   if (saving) {
     auto size = static_cast<int64_t>(rnn_saved_elements(p));
     saved = args.empty(p.dtype, &size, 1);
@@ -239,12 +270,19 @@ void bind_one_state_cell(py::module_& m, const char* op, Kind kind) {
   });
 }
 
+// A fifth array of an LSTM cell is its peepholes.
+Options cell_options(const char* op, Cell cell, const py::sequence& params) {
+  Options o{op, cell};
+  o.extras.values.peepholes = params.size() == 5;
+  return o;
+}
+
 void bind_cell_backward(py::module_& m, const char* op, Kind kind) {
   m.def((std::string(op) + "_backward").c_str(),
         [=](py::handle input, const py::sequence& params, bool other, const py::object& saved, py::handle d_h,
             py::handle d_c, bool want_input, bool want_params) {
-          return backward({op, kind.choose(other)}, input, params, py::none(), py::none(), saved, d_h, py::none(), d_c,
-                          want_input, want_params);
+          return backward(cell_options(op, kind.choose(other), params), input, params, py::none(), py::none(), saved,
+                          d_h, py::none(), d_c, want_input, want_params);
         });
 }
 
@@ -253,7 +291,7 @@ void bind_cell_backward(py::module_& m, const char* op, Kind kind) {
 void bind_rnn(py::module_& m) {
   constexpr Kind lstm{Cell::lstm, Cell::lstm}, gru{Cell::gru, Cell::gru_reset_first}, rnn{Cell::rnn, Cell::rnn_relu};
   m.def("lstm_cell", [](py::handle input, py::handle h, py::handle c, const py::sequence& params, bool saving) {
-    return forward({"lstm_cell", Cell::lstm}, input, h, c, params, py::none(), py::none(), saving);
+    return forward(cell_options("lstm_cell", Cell::lstm, params), input, h, c, params, py::none(), py::none(), saving);
   });
   bind_one_state_cell(m, "gru_cell", gru);
   bind_one_state_cell(m, "rnn_cell", rnn);

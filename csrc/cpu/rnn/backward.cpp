@@ -31,24 +31,6 @@ Backward<T> backward_pieces(const RnnLayer& p, Pieces& pieces) {
   return b;
 }
 
-// The input as the weights' gradient may read it: past a sequence's end there may be anything, NaN
-// too, which a zero gate gradient would not hide.
-template <class T>
-const T* readable_input(const RnnLayer& p, const T* x, T* copy) {
-  if (!p.lengths) return x;
-  size_t row_bytes = static_cast<size_t>(p.input_size) * sizeof(T);
-  parallel_chunks(p.steps * p.batch, 1 + 16384 / (p.input_size + 1), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      T* to = copy + row * p.input_size;
-      if (is_active(p, row / p.batch, row % p.batch))
-        std::memcpy(to, x + row * p.input_size, row_bytes);
-      else
-        std::memset(to, 0, row_bytes);
-    }
-  });
-  return copy;
-}
-
 // Sum over time of the gate gradients times what the weights saw.
 template <class T, Cell C>
 void weight_gradients(const RnnLayer& p, const RnnBackward& b, const Backward<T>& w) {
@@ -196,8 +178,8 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
              nullptr, true},
             w.product);
   }
-  clear_reset_rows(p, carry);
-  if (C == Cell::lstm) clear_reset_rows(p, dc);
+  clear_reset_rows(p, carry, p.hidden);
+  if (C == Cell::lstm) clear_reset_rows(p, dc, p.hidden);
   weight_gradients<T, C>(p, b, w);
   if (b.d_input) input_gradient<T, C>(p, b, w);
 }

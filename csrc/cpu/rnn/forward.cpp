@@ -16,13 +16,6 @@ struct Forward {
   int64_t chunk;  // steps whose input product is made at once
 };
 
-template <class T>
-int64_t chunk_of(const RnnLayer& p, bool saving) {
-  int64_t gates = gate_count(p.cell);
-  int64_t per_step = std::max<int64_t>(1, p.batch * gates * p.hidden);
-  return saving ? p.steps : std::clamp<int64_t>((int64_t{1} << 20) / per_step, 1, std::max<int64_t>(p.steps, 1));
-}
-
 template <class T, Cell C>
 Forward<T> forward_pieces(const RnnLayer& p, bool saving, Pieces& pieces) {
   constexpr int V = lanes<T>, G = gate_count(C);
@@ -151,7 +144,7 @@ void run_forward(const RnnLayer& p, const RnnForward& b, void* scratch) {
       std::memset(to, 0, state_bytes);
   };
   begin_state(h_slot(start), b.h0);
-  clear_reset_rows(p, h_slot(start));
+  clear_reset_rows(p, h_slot(start), p.hidden);
   if (C == Cell::lstm) begin_state(c_slot(start), b.c0);
 
   add_biases(p, static_cast<const T*>(b.b_ih), static_cast<const T*>(b.b_hh), f);

@@ -3,6 +3,8 @@
 // hidden units under each of G gates, so that a unit's gates meet in one tile, or several such groups
 // where gates are few; backward, 4 V neighbouring hidden units.
 #pragma once
+#include <cstring>
+
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
 
@@ -121,10 +123,36 @@ inline bool is_reset_next(const RnnLayer& p, int64_t t, int64_t n) {
 }
 // Clears the rows of a state where the layer's first step resets it.
 template <class T>
-void clear_reset_rows(const RnnLayer& p, T* state) {
+void clear_reset_rows(const RnnLayer& p, T* state, int64_t width) {
   if (!p.reset || p.steps == 0) return;
   for (int64_t n = 0; n < p.batch; ++n)
-    if (is_reset(p, p.reverse ? p.steps - 1 : 0, n)) std::fill_n(state + n * p.hidden, p.hidden, T(0));
+    if (is_reset(p, p.reverse ? p.steps - 1 : 0, n)) std::fill_n(state + n * width, width, T(0));
+}
+
+// The input as the weights' gradient may read it: past a sequence's end there may be anything, NaN
+// too, which a zero gate gradient would not hide.
+template <class T>
+const T* readable_input(const RnnLayer& p, const T* x, T* copy) {
+  if (!p.lengths) return x;
+  size_t row_bytes = static_cast<size_t>(p.input_size) * sizeof(T);
+  parallel_chunks(p.steps * p.batch, 1 + 16384 / (p.input_size + 1), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      T* to = copy + row * p.input_size;
+      if (is_active(p, row / p.batch, row % p.batch))
+        std::memcpy(to, x + row * p.input_size, row_bytes);
+      else
+        std::memset(to, 0, row_bytes);
+    }
+  });
+  return copy;
+}
+
+// Steps whose input product is made at once.
+template <class T>
+int64_t chunk_of(const RnnLayer& p, bool saving) {
+  int64_t gates = gate_count(p.cell);
+  int64_t per_step = std::max<int64_t>(1, p.batch * gates * p.hidden);
+  return saving ? p.steps : std::clamp<int64_t>((int64_t{1} << 20) / per_step, 1, std::max<int64_t>(p.steps, 1));
 }
 
 }  // namespace
@@ -137,5 +165,15 @@ template <class T>
 size_t backward_scratch(const RnnLayer& p);
 template <class T>
 void layer_backward(const RnnLayer& p, const RnnBackward& b, void* scratch);
+
+// Of layers with RnnExtras or a projection.
+template <class T>
+size_t stepwise_forward_scratch(const RnnLayer& p, bool saving);
+template <class T>
+void stepwise_forward(const RnnLayer& p, const RnnForward& b, void* scratch);
+template <class T>
+size_t stepwise_backward_scratch(const RnnLayer& p);
+template <class T>
+void stepwise_backward(const RnnLayer& p, const RnnBackward& b, void* scratch);
 
 }  // namespace arraynn::cpu::ARRAYNN_ISA

@@ -4,22 +4,29 @@
 namespace arraynn::cpu::ARRAYNN_ISA {
 
 size_t rnn_layer_scratch(const RnnLayer& p, bool backward, bool saving) {
-  if (p.dtype == DType::float32) return backward ? backward_scratch<float>(p) : forward_scratch<float>(p, saving);
-  return backward ? backward_scratch<double>(p) : forward_scratch<double>(p, saving);
+  size_t bytes = 0;
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if (p.stepwise())
+      bytes = backward ? stepwise_backward_scratch<T>(p) : stepwise_forward_scratch<T>(p, saving);
+    else
+      bytes = backward ? backward_scratch<T>(p) : forward_scratch<T>(p, saving);
+  });
+  return bytes;
 }
 
 void rnn_layer_forward(const RnnLayer& p, const RnnForward& b, void* scratch) {
-  if (p.dtype == DType::float32)
-    layer_forward<float>(p, b, scratch);
-  else
-    layer_forward<double>(p, b, scratch);
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    p.stepwise() ? stepwise_forward<T>(p, b, scratch) : layer_forward<T>(p, b, scratch);
+  });
 }
 
 void rnn_layer_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
-  if (p.dtype == DType::float32)
-    layer_backward<float>(p, b, scratch);
-  else
-    layer_backward<double>(p, b, scratch);
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    p.stepwise() ? stepwise_backward<T>(p, b, scratch) : layer_backward<T>(p, b, scratch);
+  });
 }
 
 }  // namespace arraynn::cpu::ARRAYNN_ISA

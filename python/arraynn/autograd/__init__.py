@@ -6,8 +6,8 @@ all else in `arraynn` is found here too. Gradients are those of `arraynn.vjp`: t
 forward and once back.
 
 Second derivatives (a Hessian-vector product, a penalty on a gradient) go through ops that are products,
-means, element-wise, softmax, or a squared or cross-entropy loss; `second_derivatives` lists them. For
-the others autograd raises NotImplementedError.
+means, element-wise, softmax, a recurrent cell, or a squared or cross-entropy loss; `second_derivatives`
+lists them. For the others autograd raises NotImplementedError.
 
 Examples
 --------
@@ -37,7 +37,10 @@ import numpy as np
 import arraynn
 
 from .._vjp import _rules, differentiable, vjp
+from ._cells import CELLS
 from ._second import SECOND, as_dtype
+
+SECOND = {**SECOND, **CELLS}
 
 Nested = Any  # an array, None, or a tuple or list of such
 
@@ -47,7 +50,7 @@ class _Call:
 
     def __init__(self, op: Callable[..., Any], arguments: dict[str, Any]) -> None:
         self.op, self.arguments = op, arguments
-        self.names = [name for name in differentiable(op) if name in arguments]
+        self.names = [name for name in differentiable(op, arguments) if name in arguments]
         self.leaves: list[Any] = []
         # which of the leaves each argument consists of
         self.structure = {name: self._put(arguments[name]) for name in self.names}
@@ -78,6 +81,11 @@ class _Call:
         self._out = _numbered(out, iter(range(len(outputs))))
         return tuple(outputs) if isinstance(out, tuple) else out
 
+    @staticmethod
+    def filled(structure: Nested, leaves: Any) -> Nested:
+        """Put arrays where `structure` has their numbers."""
+        return _filled(structure, leaves)
+
     def result(self, outputs: Any) -> Any:
         """Return the outputs in the op's own structure."""
         return _filled(self._out, outputs) if isinstance(self._out, tuple) else outputs
@@ -91,7 +99,7 @@ class _Call:
         else:
             found = self._pullback(_like(cotangent, outputs))
         gradients: list[Any] = [None] * len(self.leaves)
-        named = dict(zip(differentiable(self.op), found, strict=True))
+        named = dict(zip(differentiable(self.op, self.arguments), found, strict=True))
         for name in self.wrt:
             for i, gradient in zip(_flat(self.structure[name]), _flat(named[name]), strict=True):
                 gradients[i] = gradient
@@ -121,6 +129,12 @@ def _filled(structure: Nested, leaves: Any) -> Nested:
     return None if structure is None else leaves[structure]
 
 
+def _each_as_dtype(cotangent: Any, out: Any) -> Any:
+    if not isinstance(out, tuple) and not isinstance(getattr(out, "_value", None), tuple):
+        return as_dtype(cotangent, out)
+    return [as_dtype(cotangent[i], out[i]) for i in range(len(out))]
+
+
 @primitive  # type: ignore[untyped-decorator]
 def _apply(*leaves: Any, call: _Call) -> Any:
     return call.run(*leaves)
@@ -138,7 +152,7 @@ def _pull(
                     f"{call.op.__name__} has no second derivative here; "
                     f"those that have one: {', '.join(sorted(second_derivatives))}"
                 )
-            gradients = SECOND[call.op.__name__](call, leaves, as_dtype(cotangent, out))
+            gradients = SECOND[call.op.__name__](call, leaves, _each_as_dtype(cotangent, out))
         else:
             gradients = call.gradients(out, cotangent)
         return tuple(gradients[i] for i in argnums)

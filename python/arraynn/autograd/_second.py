@@ -148,7 +148,7 @@ def _normal_cdf(x: Any) -> Any:
 defvjp(_normal_cdf, lambda ans, x: lambda g: g * anp.exp(-(x**2) / 2) / math.sqrt(2 * math.pi))
 
 
-def _sigmoid(input: Any) -> Any:
+def sigmoid(input: Any) -> Any:
     return anp.exp(-anp.logaddexp(0.0 * input, -input))
 
 
@@ -226,8 +226,8 @@ SECOND: dict[str, Rule] = {
     "leaky_relu": _by(_leaky_relu),
     "elu": _by(_elu),
     "gelu": _by(_gelu),
-    "silu": _by(lambda input: input * _sigmoid(input)),
-    "sigmoid": _by(_sigmoid),
+    "silu": _by(lambda input: input * sigmoid(input)),
+    "sigmoid": _by(sigmoid),
     "tanh": _by(lambda input: anp.tanh(input)),
     "softplus": _by(_softplus),
     "softmax": _by(lambda input, axis: anp.exp(_log_softmax(input, axis))),

@@ -123,7 +123,7 @@ class Layer:
         if not self.training:
             self._pullback = None
             return op(*args, **options)
-        names = differentiable(op)
+        names = differentiable(op, options)
         out, self._pullback = vjp(op, *args, wrt=names if self.input_grad else names[1:], **options)
         return out
 

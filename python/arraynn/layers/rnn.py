@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..rnn import gru, lstm, rnn
-from .base import Layer, Seed, size, uniform
+from .base import Layer, Parameter, Seed, size, uniform
 from .rnn_cells import check_nonlinearity
 
 
@@ -27,7 +27,12 @@ class _Recurrent(Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         *,
+        peepholes: bool = False,
+        layer_norm: bool = False,
+        recurrent_dropout: float = 0.0,
+        zoneout: Any = 0.0,
         rng: Seed = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
@@ -36,27 +41,54 @@ class _Recurrent(Layer):
         self.num_layers = size(self, "num_layers", num_layers)
         self.bias = bias
         self.batch_first = batch_first
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"{type(self).__name__}: dropout must be between 0 and 1, got {dropout}")
+        for name, rates in (
+            ("dropout", (dropout,)),
+            ("recurrent_dropout", (recurrent_dropout,)),
+            ("zoneout", zoneout if isinstance(zoneout, tuple | list) else (zoneout,)),
+        ):
+            for rate in rates:
+                if not 0 <= rate <= 1:
+                    raise ValueError(f"{type(self).__name__}: {name} must be between 0 and 1, got {rate}")
         self.dropout = dropout
         self.bidirectional = bidirectional
+        self.proj_size = size(self, "proj_size", proj_size) if proj_size else 0
+        self.peepholes, self.layer_norm = peepholes, layer_norm
+        self.recurrent_dropout, self.zoneout = recurrent_dropout, zoneout
         self.rng = np.random.default_rng(rng)
         self._with_hx = False
 
-        rows, bound = self.gates * hidden_size, 1 / math.sqrt(hidden_size)
+        bound = 1 / math.sqrt(hidden_size)
+        width = self.proj_size or hidden_size
         self._names: list[str] = []  # in the order that the op takes them
         for layer in range(num_layers):
-            width = input_size if layer == 0 else hidden_size * (2 if bidirectional else 1)
+            features = input_size if layer == 0 else width * (2 if bidirectional else 1)
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: 2 if bidirectional else 1]:
-                shapes: dict[str, tuple[int, ...]] = {
-                    "weight_ih": (rows, width),
-                    "weight_hh": (rows, hidden_size),
-                }
-                if bias:
-                    shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-                for name, shape in shapes.items():
-                    setattr(self, name + suffix, uniform(self.rng, bound, shape, dtype))
+                for name, shape in self._shapes(features, width).items():
+                    if name.startswith("gain"):
+                        value = Parameter(np.ones(shape, dtype))
+                    elif name == "bias_cell":
+                        value = Parameter(np.zeros(shape, dtype))
+                    else:
+                        value = uniform(self.rng, bound, shape, dtype)
+                    setattr(self, name + suffix, value)
                     self._names.append(name + suffix)
+
+    def _shapes(self, features: int, width: int) -> dict[str, tuple[int, ...]]:
+        """Return those of one layer and direction's parameters, in the order that the op takes them."""
+        hidden, lstm = self.hidden_size, self.gates == 4
+        rows = self.gates * hidden
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, features), "weight_hh": (rows, width)}
+        if self.bias:
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+        if self.proj_size:
+            shapes |= {"weight_hr": (width, hidden)}
+        if self.peepholes:
+            shapes |= {"weight_peephole": (3, hidden)}
+        if self.layer_norm:
+            shapes |= {"gain_ih": (rows,), "gain_hh": (rows,)}
+            shapes |= {"gain_cell": (hidden,)} if lstm else {}
+            shapes |= {"bias_cell": (hidden,)} if lstm and self.bias else {}
+        return shapes
 
     def forward(
         self,
@@ -79,6 +111,8 @@ class _Recurrent(Layer):
             lengths=lengths,
             rng=self.rng,
             reset=reset,
+            recurrent_dropout=self.recurrent_dropout,
+            zoneout=self.zoneout,
             **self._options(),
         )
 
@@ -94,6 +128,8 @@ class _Recurrent(Layer):
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
+        if self.proj_size:
+            text += f", proj_size={self.proj_size}"
         if self.num_layers != 1:
             text += f", num_layers={self.num_layers}"
         if not self.bias:
@@ -102,7 +138,15 @@ class _Recurrent(Layer):
             text += ", batch_first=True"
         if self.dropout:
             text += f", dropout={self.dropout}"
-        return text + (", bidirectional=True" if self.bidirectional else "")
+        if self.bidirectional:
+            text += ", bidirectional=True"
+        if self.peepholes:
+            text += ", peepholes=True"
+        if self.recurrent_dropout:
+            text += f", recurrent_dropout={self.recurrent_dropout}"
+        if self.zoneout and self.zoneout != (0.0, 0.0):
+            text += f", zoneout={self.zoneout}"
+        return text + (", layer_norm=True" if self.layer_norm else "")
 
 
 class LSTM(_Recurrent):
@@ -114,21 +158,64 @@ class LSTM(_Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size
         As in ``torch.nn.LSTM``.
+    peepholes, layer_norm, recurrent_dropout, zoneout : keyword-only
+        As in `arraynn.lstm`.
     rng : None, int or numpy.random.Generator, keyword-only
-        Source of the initial values and of the dropout masks between layers.
+        Source of the initial values and of all masks.
     dtype : dtype, default float32
         Of the parameters.
 
     Attributes
     ----------
     weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, … : Parameter
-        Gates in the order i, f, g, o. All drawn from U(-k, k) with k = 1/sqrt(hidden_size).
+        Gates in the order i, f, g, o. All drawn from U(-k, k) with k = 1/sqrt(hidden_size). So are
+        weight_hr_l0, … with `proj_size` and weight_peephole_l0, … with `peepholes`.
+    gain_ih_l0, gain_hh_l0, gain_cell_l0, bias_cell_l0, … : Parameter
+        With `layer_norm`: ones, and the bias zeros.
     """
 
     op = staticmethod(lstm)
     gates = 4
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        peepholes: bool = False,
+        recurrent_dropout: float = 0.0,
+        zoneout: tuple[float, float] = (0.0, 0.0),
+        layer_norm: bool = False,
+        rng: Seed = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            peepholes=peepholes,
+            layer_norm=layer_norm,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+            rng=rng,
+            dtype=dtype,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        return {"peepholes": self.peepholes, "layer_norm": self.layer_norm}
 
 
 class GRU(_Recurrent):
@@ -142,6 +229,8 @@ class GRU(_Recurrent):
     ----------
     reset_after : bool, keyword-only, default True
         Whether the reset gate is behind the product with the state, as in ``torch.nn.GRU``, or before it.
+    recurrent_dropout, zoneout, layer_norm : keyword-only
+        As in `arraynn.gru`.
     """
 
     op = staticmethod(gru)
@@ -158,6 +247,9 @@ class GRU(_Recurrent):
         bidirectional: bool = False,
         *,
         reset_after: bool = True,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        layer_norm: bool = False,
         rng: Seed = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
@@ -169,13 +261,16 @@ class GRU(_Recurrent):
             batch_first,
             dropout,
             bidirectional,
+            layer_norm=layer_norm,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
             rng=rng,
             dtype=dtype,
         )
         self.reset_after = reset_after
 
     def _options(self) -> dict[str, Any]:
-        return {"reset_after": self.reset_after}
+        return {"reset_after": self.reset_after, "layer_norm": self.layer_norm}
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
@@ -191,6 +286,8 @@ class RNN(_Recurrent):
     ----------
     input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional
         As in ``torch.nn.RNN``; `nonlinearity` is 'tanh' or 'relu'.
+    recurrent_dropout, zoneout : keyword-only
+        As in `arraynn.rnn`.
     rng, dtype
         As in `LSTM`.
     """
@@ -209,6 +306,8 @@ class RNN(_Recurrent):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
         rng: Seed = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
@@ -220,6 +319,8 @@ class RNN(_Recurrent):
             batch_first,
             dropout,
             bidirectional,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
             rng=rng,
             dtype=dtype,
         )

@@ -49,7 +49,7 @@ class _Cell(Layer):
 
     def forward(self, x: NDArray[Any], hx: Any = None) -> Any:
         state = self._zeros(x) if hx is None else hx
-        arrays = (None if p is None else p.data for p in self._parameters())
+        arrays = (None if p is None else p.data for p in self._parameters()[:4])
         out = self._run(self.op, x, state, *arrays, **self._options())
         if self._pullback is not None:
             self._calls.append(self._take_pullback())
@@ -82,6 +82,8 @@ class LSTMCell(_Cell):
     ----------
     input_size, hidden_size, bias
         As in ``torch.nn.LSTMCell``.
+    peepholes : bool, keyword-only, default False
+        Whether the gates see c, by `weight_peephole` (see `arraynn.lstm_cell`).
     rng, dtype
         As in `Conv1d`.
 
@@ -103,8 +105,33 @@ class LSTMCell(_Cell):
     op = staticmethod(lstm_cell)
     gates = 4
 
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        peepholes: bool = False,
+        rng: Seed = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        rng = np.random.default_rng(rng)
+        super().__init__(input_size, hidden_size, bias, rng=rng, dtype=dtype)
+        self.peepholes = peepholes
+        if peepholes:
+            self.weight_peephole = uniform(rng, 1 / math.sqrt(hidden_size), (3, hidden_size), dtype)
+
+    def _parameters(self) -> tuple[Parameter | None, ...]:
+        return super()._parameters() + ((self.weight_peephole,) if self.peepholes else ())
+
+    def _options(self) -> dict[str, Any]:
+        return {"peepholes": self.weight_peephole.data} if self.peepholes else {}
+
     def _zeros(self, x: NDArray[Any]) -> Any:
         return super()._zeros(x), super()._zeros(x)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", peepholes=True" if self.peepholes else "")
 
 
 class GRUCell(_Cell):

@@ -17,6 +17,7 @@ Step = Callable[[Array, State, Weights], tuple[State, StepPull]]
 
 
 class Cell(NamedTuple):
+    name: str
     gates: int
     states: int
     step: Step
@@ -124,9 +125,12 @@ def _products(
     return da_x @ w_ih, (dh, *others), dweights
 
 
-LSTM = Cell(4, 2, _lstm_step)
-GRU = {True: Cell(3, 1, _gru_step), False: Cell(3, 1, _gru_reset_first_step)}  # by reset_after
-RNN = {"tanh": Cell(1, 1, _rnn_step), "relu": Cell(1, 1, _rnn_relu_step)}
+LSTM = Cell("lstm", 4, 2, _lstm_step)
+GRU = {  # by reset_after
+    True: Cell("gru", 3, 1, _gru_step),
+    False: Cell("gru_reset_first", 3, 1, _gru_reset_first_step),
+}
+RNN = {"tanh": Cell("rnn", 1, 1, _rnn_step), "relu": Cell("rnn_relu", 1, 1, _rnn_relu_step)}
 
 
 def weights_of(w_ih: Array, w_hh: Array, b_ih: Array | None, b_hh: Array | None) -> Weights:

@@ -19,7 +19,8 @@ from ._common import (
     shaped,
     wide,
 )
-from .dropout import as_generator, draw_key, keep_scale
+from ._extended import Extras, Masks, names_of, shapes_of, step
+from .dropout import as_generator, draw_key, keep_scale, kept
 
 
 def as_states(op: str, cell: Cell, hx: Any) -> tuple[Any, ...]:
@@ -78,18 +79,20 @@ class _Run(NamedTuple):
     pulls: list[tuple[int, StepPull]]  # the steps in the order they were taken
 
 
-def _run(
-    cell: Cell, x: Array, state: State, weights: Weights, active: Array, fresh: Array, reverse: bool
-) -> _Run:
+# (step in time, input, state) -> the next state, and the gradients' way back
+StepAt = Callable[[int, Array, State], tuple[State, StepPull]]
+
+
+def _run(step: StepAt, x: Array, state: State, active: Array, fresh: Array, reverse: bool) -> _Run:
     """Step through x; where `active` (T, N, 1) is False the state stands still.
 
     Where `fresh` (T, N, 1) it is zero before the step.
     """
-    output = np.zeros((*x.shape[:2], weights[1].shape[1]))
+    output = np.zeros((*x.shape[:2], state[0].shape[-1]))
     pulls = []
     for t in reversed(range(len(x))) if reverse else range(len(x)):
         state = tuple(np.where(fresh[t], 0.0, s) for s in state)
-        new, pull = cell.step(x[t], state, weights)
+        new, pull = step(t, x[t], state)
         state = tuple(np.where(active[t], a, b) for a, b in zip(new, state, strict=True))
         output[t] = np.where(active[t], new[0], 0.0)
         pulls.append((t, pull))
@@ -116,7 +119,8 @@ class _Call(NamedTuple):
 
     x: Array
     states: State  # each (layers * directions, N, H)
-    weights: list[Weights]  # one for each layer and direction
+    weights: list[Any]  # one tuple for each layer and direction
+    names: tuple[str, ...] | None  # of what is in it; None: those of a plain cell, zeros for biases left out
     active: Array  # (T, N, 1): whether step t is inside sequence n
     fresh: Array  # (T, N, 1): whether the state of sequence n is cleared before step t
     scales: list[Array]  # dropout's factors for each layer's output but the last
@@ -139,24 +143,28 @@ def layers(
     lengths: Any,
     rng: Any,
     reset: Any,
+    extras: Extras,
 ) -> tuple[Array, State, Callable[[Array, State], tuple[Array, State, list[list[Array]]]]]:
     """Return output, final states, and the function from their gradients to those of the arguments."""
     num_layers = integer(op, "num_layers", num_layers, 1)
     dropout = fraction(op, "dropout", dropout)
     generator = as_generator(op, rng)
-    call, dtype = _spell(op, cell, input, hx, params, num_layers, bidirectional, batch_first, lengths, reset)
+    call, dtype = _spell(
+        op, cell, input, hx, params, num_layers, bidirectional, batch_first, lengths, reset, extras
+    )
     if training and dropout > 0:
-        shape = (*call.x.shape[:2], call.directions * call.weights[0][1].shape[1])
+        shape = (*call.x.shape[:2], call.directions * call.states[0].shape[-1])
         for _ in range(num_layers - 1):
             call.scales.append(keep_scale(shape, dropout, draw_key(generator)))
 
+    steps = _steps_of(cell, call, extras, training, generator)
     x, finals, inputs, runs = call.x, [], [], []
     for layer in range(num_layers):
         inputs.append(x)
         for d in range(call.directions):
             k = layer * call.directions + d
             initial = tuple(s[k] for s in call.states)
-            runs.append(_run(cell, x, initial, call.weights[k], call.active, call.fresh, reverse=d == 1))
+            runs.append(_run(steps[k], x, initial, call.active, call.fresh, reverse=d == 1))
             finals.append(runs[-1].state)
         x = np.concatenate([r.output for r in runs[-call.directions :]], axis=-1)
         if layer < len(call.scales):
@@ -182,6 +190,41 @@ def layers(
 
     states = tuple(rounded(_as_given(np.stack(s), call), dtype) for s in zip(*finals, strict=True))
     return rounded(_layout(x, call), dtype), states, back
+
+
+def _steps_of(
+    cell: Cell, call: _Call, extras: Extras, training: bool, generator: np.random.Generator
+) -> list[StepAt]:
+    """Return each layer and direction's step; masks are drawn here, kind by kind."""
+    if call.names is None:
+
+        def plain(k: int) -> StepAt:
+            return lambda t, x, state: cell.step(x, state, call.weights[k])
+
+        return [plain(k) for k in range(len(call.weights))]
+    count, runs = call.x.shape[:2], len(call.weights)
+    ends = [s.shape[-1] for s in call.states]
+    recurrent: list[Any] = [1.0] * runs
+    if training and extras.recurrent_dropout > 0:
+        p = extras.recurrent_dropout
+        recurrent = [keep_scale((count[1], ends[0]), p, draw_key(generator)) for _ in range(runs)]
+    stays: list[list[Any]] = []
+    for p, size in zip((extras.zoneout_h, extras.zoneout_c), (*ends, 0), strict=False):
+        if training and p > 0:
+            stays.append([~kept((*count, size), p, draw_key(generator)) for _ in range(runs)])
+        else:
+            stays.append([np.full(count[:1], p)] * runs)
+    names = call.names
+
+    def at(k: int) -> StepAt:
+        def take(t: int, x: Array, state: State) -> tuple[State, StepPull]:
+            return step(
+                cell, names, x, state, call.weights[k], Masks(recurrent[k], stays[0][k][t], stays[1][k][t])
+            )
+
+        return take
+
+    return [at(k) for k in range(runs)]
 
 
 def _batched(state: Array, call: _Call) -> Array:
@@ -217,11 +260,12 @@ def _spell(
     batch_first: bool,
     lengths: Any,
     reset: Any,
+    extras: Extras,
 ) -> tuple[_Call, np.dtype[Any]]:
     floating(op, "input", input, (2, 3))
     directions = 2 if bidirectional else 1
     runs = num_layers * directions
-    hidden = _check_params(op, cell, input, params, num_layers, directions)
+    names, hidden, width = _check_params(op, cell, input, params, num_layers, directions, extras)
     batched = input.ndim == 3
     x = wide(input) if batched else wide(input)[:, np.newaxis]
     if batched and batch_first:
@@ -229,12 +273,13 @@ def _spell(
     steps, batch = x.shape[:2]
 
     given = () if hx is None else as_states(op, cell, hx)
-    for name, state in zip(state_names(cell), given, strict=False):
-        shaped(op, name, floating(op, name, state), (runs, batch, hidden) if batched else (runs, hidden))
+    sizes = (width, hidden)[: cell.states]
+    for name, state, size in zip(state_names(cell), given, sizes, strict=False):
+        shaped(op, name, floating(op, name, state), (runs, batch, size) if batched else (runs, size))
     dtype = result_dtype(op, input, *given, *params)
-    states = tuple(wide(s).reshape(runs, batch, hidden) for s in given)
+    states = tuple(wide(s).reshape(runs, batch, size) for s, size in zip(given, sizes, strict=False))
     if hx is None:
-        states = (np.zeros((runs, batch, hidden)),) * cell.states
+        states = tuple(np.zeros((runs, batch, size)) for size in sizes)
 
     active = np.ones((steps, batch, 1), bool)
     if lengths is not None:
@@ -248,8 +293,12 @@ def _spell(
         x = np.where(active, x, 0.0)  # what lies past an end takes no part, not even a NaN
     fresh = _fresh(op, reset, (steps, batch), batched, batch_first) & active
     each = len(params) // runs
-    weights = [weights_of(*(*params[k : k + each], None, None)[:4]) for k in range(0, len(params), each)]
-    return _Call(x, states, weights, active, fresh, [], directions, batched, batch_first), dtype
+    arrays = [params[k : k + each] for k in range(0, len(params), each)]
+    if extras.any() or "w_hr" in names:
+        weights = [tuple(wide(a) for a in run) for run in arrays]
+        return _Call(x, states, weights, names, active, fresh, [], directions, batched, batch_first), dtype
+    weights = [weights_of(*(*run, None, None)[:4]) for run in arrays]
+    return _Call(x, states, weights, None, active, fresh, [], directions, batched, batch_first), dtype
 
 
 def _fresh(op: str, reset: Any, shape: tuple[int, int], batched: bool, batch_first: bool) -> Array:
@@ -265,25 +314,34 @@ def _fresh(op: str, reset: Any, shape: tuple[int, int], batched: bool, batch_fir
     return np.asarray(swapped != 0).reshape(*shape, 1)
 
 
-def _check_params(op: str, cell: Cell, input: Array, params: Any, num_layers: int, directions: int) -> int:
-    """Check the shapes of all weights and return the hidden size."""
+def _check_params(
+    op: str, cell: Cell, input: Array, params: Any, num_layers: int, directions: int, extras: Extras
+) -> tuple[tuple[str, ...], int, int]:
+    """Check the shapes of all weights; return the names in each run, the hidden size and the width of h."""
     if not isinstance(params, list | tuple):
         raise TypeError(f"{op}: params must be a list of arrays, got {type(params).__name__}")
     runs = num_layers * directions
-    if len(params) not in (2 * runs, 4 * runs):
+    kinds = [
+        names_of(cell, extras, biases, projects)
+        for projects in ((False, True) if cell.states == 2 else (False,))
+        for biases in (False, True)
+    ]
+    found = [names for names in kinds if len(params) == runs * len(names)]
+    if not found:
         raise ValueError(
             f"{op}: params has {len(params)} arrays, but num_layers={num_layers} and "
-            f"bidirectional={directions == 2} take {2 * runs}, or {4 * runs} with biases"
+            f"bidirectional={directions == 2} take {' or '.join(str(runs * len(names)) for names in kinds)}"
         )
-    each, features, hidden = len(params) // runs, input.shape[-1], 0
-    for k in range(runs):
-        names = [f"params[{i}]" for i in range(k * each, (k + 1) * each)]
-        for name, param in zip(names, params[k * each :], strict=False):
-            floating(op, name, param)
-        size = check_weights(op, cell, names, params[k * each : (k + 1) * each], features)
-        if k and size != hidden:
-            raise ValueError(f"{op}: {names[1]} has hidden size {size}, but {hidden} came before")
-        hidden = size
-        if k % directions == directions - 1:
-            features = directions * hidden
-    return hidden
+    names, features = found[0], input.shape[-1]
+    for i, param in enumerate(params):
+        floating(op, f"params[{i}]", param, (1 if names[i % len(names)][0] in "bg" else 2,))
+    if "w_hr" in names:
+        width, hidden = (int(s) for s in params[names.index("w_hr")].shape)
+    else:
+        width = hidden = int(params[1].shape[1])
+    for i, param in enumerate(params):
+        if i == directions * len(names):
+            features = directions * width
+        shapes = shapes_of(cell, features, hidden, width)
+        shaped(op, f"params[{i}]", param, shapes[names[i % len(names)]])
+    return names, hidden, width
