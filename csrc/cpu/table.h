@@ -5,6 +5,7 @@
 
 #include "core/array.h"
 #include "ops/activation.h"
+#include "ops/attention.h"
 #include "ops/conv.h"
 #include "ops/cross_entropy.h"
 #include "ops/dropout.h"

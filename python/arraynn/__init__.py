@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._config import get_num_threads, set_num_threads, show_config
 from ._vjp import vjp
 from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
+from .attention import scaled_dot_product_attention
 from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
@@ -74,6 +75,7 @@ __all__ = [
     "rnn",
     "rnn_cell",
     "save",
+    "scaled_dot_product_attention",
     "set_num_threads",
     "sgd_step",
     "show_config",
