@@ -5,6 +5,7 @@ thin class over `arraynn.vjp`.
 """
 
 from .activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from .attention import MultiheadAttention
 from .base import Layer, Parameter
 from .conv import Conv1d, Conv2d
 from .dropout import Dropout
@@ -36,6 +37,7 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MaxPool2d",
+    "MultiheadAttention",
     "Parameter",
     "RNNCell",
     "ReLU",
