@@ -45,6 +45,8 @@ GROUPS: dict[str, Group] = {
     "linear fp32": Group(),
     "linear tf32": Group(),
     "linear bf16": Group(),
+    "attention forward": Group(),
+    "attention training": Group(),
     "lstm forward": Group(1.2),
     "lstm training": Group(1.2),
     "gru forward": Group(1.2),
@@ -220,6 +222,10 @@ def cases() -> list[Case]:
         found.append(ops.linear(size, size, size, "bfloat16"))
     found += [ops.linear(4096, 4096, 4096, dtype, backward=True) for dtype in ("float32", "bfloat16")]
     found.append(ops.linear(4096, 4096, 4096, "float32", tf32=True, backward=True))
+    for causal in (False, True):
+        for training in (False, True):
+            found.append(ops.attention(4, 16, 2048, 128, "bfloat16", causal, training))
+            found.append(ops.attention(4, 16, 2048, 64, "float32", causal, training))
     for steps, batch, hidden in _NETS:
         for kind in ("lstm", "gru"):
             for training in (False, True):
@@ -274,6 +280,7 @@ def tiny() -> list[Case]:
             found += [ops.pointwise_loss(op, (37, 131), dtype, flag) for op in _LOSSES]
             found.append(ops.linear(33, 65, 17, dtype, backward=flag))
             found += [ops.cross_entropy(7, 131, dtype, flag), ops.nll(7, 131, dtype, flag)]
+            found += [ops.attention(2, 3, 70, 24, dtype, causal, flag) for causal in (False, True)]
         found.append(ops.linear_cross_entropy(7, 17, 131, dtype))
     for op in _OPTIMIZERS:
         found.append(ops.optimizer(op, "odd tensors", [(131,), (7, 5), (1,)], "optimizer"))

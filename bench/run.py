@@ -21,6 +21,7 @@ FAMILIES = (
     "dropout",
     "row_norm",
     "channel_norm",
+    "attention",
     "optimizer",
 )
 

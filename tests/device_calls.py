@@ -92,6 +92,10 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         ann.binary_cross_entropy_with_logits,
         {"input": ROWS, "target": ROWS, "weight": ROWS + 1, "pos_weight": ROWS[:1]},
     ),
+    (
+        ann.scaled_dot_product_attention,
+        {"query": ROWS, "key": ROWS, "value": ROWS, "attn_mask": np.ones((5, 5), bool)},
+    ),
     (ann.relu, {"input": ROWS, "out": np.zeros_like(ROWS)}),
     (
         lambda input, hx, p0, p1: ann.gru(input, hx, [p0, p1]),

@@ -27,6 +27,7 @@ FAMILIES = (
     "dropout",
     "row_norm",
     "channel_norm",
+    "attention",
 )
 
 

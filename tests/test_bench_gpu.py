@@ -47,6 +47,7 @@ PRODUCTS = (
     "gru_cell",
     "rnn_cell",
     "linear_cross_entropy",
+    "scaled_dot_product_attention",
 )
 
 

@@ -178,7 +178,7 @@ def test_op_tests_under_address_sanitizer() -> None:
 
 def test_op_tests_on_a_chip_without_these_tensor_cores() -> None:
     library = emulator.build()
-    families = ("conv", "linear", "rnn")
+    families = ("conv", "linear", "rnn", "attention")
     _run_op_tests(families, library, ARRAYNN_EMULATE_CAPABILITY="75", ARRAYNN_CUDA_EXAMPLES="4")
 
 

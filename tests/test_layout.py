@@ -23,6 +23,7 @@ FAMILIES = (
     "dropout",
     "row_norm",
     "channel_norm",
+    "attention",
 )
 PLACES = (
     "csrc/ops/{}.h",

@@ -5,6 +5,7 @@ engine computes it, given the libraries as `Tools`. One file per family of ops.
 """
 
 from .activations import activation, activation_backward
+from .attention import attention
 from .case import Build, Call, Case, Inputs, Tools, Unavailable, text
 from .convolution import Conv, conv
 from .dense import linear
@@ -26,6 +27,7 @@ __all__ = [
     "Window",
     "activation",
     "activation_backward",
+    "attention",
     "cell",
     "conv",
     "cross_entropy",

@@ -1,4 +1,4 @@
-// The one matrix product under convolution, linear and recurrent layers: C = A B, cut into tiles
+// The one matrix product under convolution, linear and recurrent layers and attention: C = A B, cut into tiles
 // that are independent tasks, with what A, B and C are left to the caller.
 //
 // Notation. C is m x n, the inner dimension is k. A register tile is MR rows by NR columns, NR two

@@ -204,7 +204,8 @@ class AnyMatrix {
 };
 
 // ---- how a slice is multiplied ----
-// A thread's sums are handed out by each(f): f(row, column, sums side by side).
+// A thread's sums are handed out by each(f): f(row, column, sums side by side). update(f, others...) replaces each by
+// f(row, column, it, the others' at the same place).
 
 // Where the warp's part of the tile starts.
 template <class Shape>
@@ -244,6 +245,18 @@ struct MmaSums {
         for (int half = 0; half < 2; ++half)
           f(w.row + 16 * i + 8 * half + w.lane / 4, w.column + 8 * j + w.lane % 4 * 2,
             Pack<float, 2>{{sum[i][j][2 * half], sum[i][j][2 * half + 1]}});
+  }
+  template <class F, class... Other>
+  __device__ __forceinline__ void update(F f, const Other&... others) {
+    WarpPlace<Shape> w;
+#pragma unroll
+    for (int i = 0; i < tall; ++i)
+#pragma unroll
+      for (int j = 0; j < wide; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          sum[i][j][e] = f(w.row + 16 * i + 8 * (e / 2) + w.lane / 4, w.column + 8 * j + w.lane % 4 * 2 + e % 2,
+                           sum[i][j][e], others.sum[i][j][e]...);
   }
 };
 
@@ -316,6 +329,10 @@ struct HalfMma {
   __device__ __forceinline__ void each(F f) const {
     sums.each(f);
   }
+  template <class F, class... Other>
+  __device__ __forceinline__ void update(F f, const Other&... others) {
+    sums.update(f, others.sums...);
+  }
 
  private:
   static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -384,6 +401,10 @@ struct Tf32Mma {
   __device__ __forceinline__ void each(F f) const {
     sums.each(f);
   }
+  template <class F, class... Other>
+  __device__ __forceinline__ void update(F f, const Other&... others) {
+    sums.update(f, others.sums...);
+  }
 
  private:
   template <int N_>
@@ -444,19 +465,20 @@ struct Fma {
 #pragma unroll
       for (int j = 0; j < wide; ++j) f(y + 8 * i, x + 16 * j, Pack<compute_t<T>, 1>{{sum[i][j]}});
   }
+  template <class F, class... Other>
+  __device__ __forceinline__ void update(F f, const Other&... others) {
+    int y = static_cast<int>(threadIdx.x) / 16, x = static_cast<int>(threadIdx.x) % 16;
+#pragma unroll
+    for (int i = 0; i < tall; ++i)
+#pragma unroll
+      for (int j = 0; j < wide; ++j) sum[i][j] = f(y + 8 * i, x + 16 * j, sum[i][j], others.sum[i][j]...);
+  }
 };
 
-// All of a block's slices of k (fewer than 2^31 elements of it), `tile_stages` - 1 of them under way while one is
-// multiplied. Afterwards the slices' memory is free.
-template <class Math, class A, class B>
-__device__ __forceinline__ void multiply_slices(Math& math, A& a, B& b, int slices, typename Math::T* room) {
-  using SA = typename A::Tile;
-  using SB = typename B::Tile;
-  constexpr int stage = SA::elements + SB::elements;
-  auto load = [&](int slot) {
-    a.load(room + slot * stage);
-    b.load(room + slot * stage + SA::elements);
-  };
+// Slices brought by load(slot), `tile_stages` - 1 of them under way while step(slot, slice) works on one. Afterwards
+// their memory is free.
+template <class Load, class Step>
+__device__ __forceinline__ void run_slices(int slices, const Load& load, const Step& step) {
   for (int s = 0; s < tile_stages - 1; ++s) {
     if (s < slices) load(s);
     commit_async();
@@ -467,12 +489,27 @@ __device__ __forceinline__ void multiply_slices(Math& math, A& a, B& b, int slic
     __syncthreads();  // slice s is there for all, and slice s - 1 done with by all
     if (s + tile_stages - 1 < slices) load(free_slot);
     commit_async();
-    math.template step<SA, SB>(room + slot * stage, room + slot * stage + SA::elements);
+    step(slot, s);
     slot = slot + 1 == tile_stages ? 0 : slot + 1;
     free_slot = free_slot + 1 == tile_stages ? 0 : free_slot + 1;
   }
   wait_async<0>();
   __syncthreads();
+}
+
+// All of a block's slices of k (fewer than 2^31 elements of it).
+template <class Math, class A, class B>
+__device__ __forceinline__ void multiply_slices(Math& math, A& a, B& b, int slices, typename Math::T* room) {
+  using SA = typename A::Tile;
+  using SB = typename B::Tile;
+  constexpr int stage = SA::elements + SB::elements;
+  run_slices(
+      slices,
+      [&](int slot) {
+        a.load(room + slot * stage);
+        b.load(room + slot * stage + SA::elements);
+      },
+      [&](int slot, int) { math.template step<SA, SB>(room + slot * stage, room + slot * stage + SA::elements); });
 }
 
 }  // namespace arraynn::cuda

@@ -14,6 +14,7 @@ from ._config import get_num_threads, set_num_threads, show_config
 from ._vjp import vjp
 from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
 from .channel_norm import batch_norm, group_norm
+from .attention import scaled_dot_product_attention
 from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
@@ -81,6 +82,7 @@ __all__ = [
     "rnn",
     "rnn_cell",
     "save",
+    "scaled_dot_product_attention",
     "set_num_threads",
     "sgd_step",
     "show_config",

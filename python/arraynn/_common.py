@@ -151,6 +151,20 @@ def gradient_like(gradient: Array | None, argument: Array) -> Array | None:
     return None if gradient is None else as_dtype(gradient, argument.dtype)
 
 
+def sum_to(a: Array, shape: tuple[int, ...]) -> Array:
+    """Sum over the axes along which an array of `shape` was repeated."""
+    if tuple(a.shape) == shape:
+        return a
+    new = a.ndim - len(shape)
+    repeated = tuple(i for i in range(a.ndim) if i < new or (shape[i - new] == 1 and a.shape[i] != 1))
+    library = None if isinstance(a, np.ndarray) else _device.library_of(a)
+    if library is not None:
+        total: Array = library.sum(a, repeated).reshape(shape)
+    else:
+        total = a.sum(repeated, np.float64, keepdims=True).reshape(shape).astype(a.dtype)
+    return total
+
+
 def as_dtype(array: Any, dtype: Any) -> Any:
     """Return an array of its library's `dtype`: itself, if it has that."""
     if array.dtype == dtype:

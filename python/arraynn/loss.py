@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from . import _core
-from ._common import Array, flag, loss_rule, number, reduction_code
-from ._device import library_of
+from ._common import Array, flag, loss_rule, number, reduction_code, sum_to
 from ._vjp import defvjp
 
 _Pull = Callable[[Array], tuple[Any, ...]]
@@ -231,23 +228,9 @@ def _rule(
     reduction: str,
 ) -> tuple[Array, _Pull]:
     def shaped(gradient: Array) -> Array:
-        return _sum_to(gradient, tuple(arrays[0].shape))
+        return sum_to(gradient, tuple(arrays[0].shape))
 
     return loss_rule(_core, op, wanted, arrays, options, reduction != "none", shaped)
-
-
-def _sum_to(a: Array, shape: tuple[int, ...]) -> Array:
-    """Sum over the axes along which an array of `shape` was repeated."""
-    if tuple(a.shape) == shape:
-        return a
-    new = a.ndim - len(shape)
-    repeated = tuple(i for i in range(a.ndim) if i < new or (shape[i - new] == 1 and a.shape[i] != 1))
-    library = None if isinstance(a, np.ndarray) else library_of(a)
-    if library is not None:
-        total: Array = library.sum(a, repeated).reshape(shape)
-    else:
-        total = a.sum(repeated, np.float64, keepdims=True).reshape(shape).astype(a.dtype)
-    return total
 
 
 @defvjp(mse_loss, "input")

@@ -210,6 +210,21 @@ size_t Arguments::integer(const char* name, py::handle value, bool or_host) {
   return operands_.size() - 1;
 }
 
+size_t Arguments::flags(const char* name, py::handle value) {
+  auto array = py::reinterpret_borrow<py::object>(value);
+  Operand operand{name, array, array, {}, false};
+  if (!is_numpy(value)) {
+    home_.admit(name, value, "a boolean array", operand.view, operand.holder);
+  } else {
+    home_.admit_numpy(name);
+    if (proxy(value)->nd > max_dims)
+      value_error("%s: %s has %d dimensions, expected at most %d", op_, name, proxy(value)->nd, max_dims);
+    make_view(array, DType::uint8, operand.view);
+  }
+  operands_.push_back(std::move(operand));
+  return operands_.size() - 1;
+}
+
 size_t Arguments::integer_or_floating(const char* name, py::handle value) {
   if (!is_numpy(value)) {
     Operand operand{name, py::reinterpret_borrow<py::object>(value), {}, {}, false};

@@ -30,6 +30,8 @@ class Arguments {
   // An integer array, converted to int64 where it is another integer type. With `or_host` a NumPy array
   // may come with arrays of a device; its view is of the host until upload().
   size_t integer(const char* name, py::handle value, bool or_host = false);
+  // A boolean array as bytes (_common.as_flags), in any strides; it takes no part in promote().
+  size_t flags(const char* name, py::handle value);
   // Class indices or class probabilities.
   size_t integer_or_floating(const char* name, py::handle value);
 
@@ -129,6 +131,8 @@ class Output {
   Output(const Arguments& arguments, const py::object& memory)
       : arguments_(arguments), memory_(memory), view_(arguments.view_of(memory)) {}
   const Array& view() const { return view_; }
+  // What the kernel writes, not rounded.
+  const py::object& memory() const { return memory_; }
   py::object finish();
 
  private:

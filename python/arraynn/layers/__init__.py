@@ -5,6 +5,7 @@ thin class over `arraynn.vjp`.
 """
 
 from .activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from .attention import MultiheadAttention
 from .base import Layer, Parameter
 from .channel_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm
 from .conv import Conv1d, Conv2d
@@ -43,6 +44,7 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MaxPool2d",
+    "MultiheadAttention",
     "Parameter",
     "RMSNorm",
     "RNNCell",

@@ -5,6 +5,7 @@ Same names, arguments and errors as in `arraynn`; `arraynn.vjp` takes these ops 
 
 from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
 from .channel_norm import batch_norm, group_norm
+from .attention import scaled_dot_product_attention
 from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
@@ -58,6 +59,7 @@ __all__ = [
     "rmsprop_step",
     "rnn",
     "rnn_cell",
+    "scaled_dot_product_attention",
     "sgd_step",
     "sigmoid",
     "silu",
