@@ -69,6 +69,15 @@ FREE = [
     ("MaxPool2d", (3, 2, 1), {"ceil_mode": True}, (2, 3, 6, 7)),
     ("AvgPool2d", (3, 2, 1), {"count_include_pad": False}, (2, 3, 7, 6)),
     ("AdaptiveAvgPool2d", ((3, 2),), {}, (2, 3, 7, 6)),
+    ("AdaptiveMaxPool2d", ((3, None),), {}, (2, 3, 7, 6)),
+    ("MaxPool1d", (3, 2, 1), {"ceil_mode": True}, (2, 3, 8)),
+    ("AvgPool1d", (3, 2, 1, True, False), {}, (2, 3, 8)),
+    ("AdaptiveAvgPool1d", (3,), {}, (2, 3, 8)),
+    ("AdaptiveMaxPool1d", (3,), {}, (2, 3, 8)),
+    ("MaxPool3d", (2, 1), {"padding": 1}, (2, 3, 4, 5, 6)),
+    ("AvgPool3d", (2,), {"divisor_override": 3}, (2, 3, 4, 5, 6)),
+    ("AdaptiveAvgPool3d", ((3, None, 2),), {}, (2, 3, 4, 5, 6)),
+    ("AdaptiveMaxPool3d", (3,), {}, (2, 3, 4, 5, 6)),
     ("ReLU", (), {}, (3, 4)),
     ("LeakyReLU", (), {}, (3, 4)),
     ("LeakyReLU", (-0.3,), {}, (3, 4)),
@@ -352,11 +361,11 @@ def test_dropout_between_recurrent_layers_draws_anew():
 
 
 def test_max_pool_with_indices():
-    layer, x = layers.MaxPool2d(2, return_indices=True), draw(1, 1, 4, 4)
-    y, indices = layer(x)
-    assert indices.dtype == np.int64
-    dx = layer.backward((np.ones_like(y), None))
-    np.testing.assert_array_equal(np.flatnonzero(dx), np.sort(indices.ravel()))
+    for layer in (layers.MaxPool2d(2, return_indices=True), layers.AdaptiveMaxPool2d(2, return_indices=True)):
+        y, indices = layer(draw(1, 1, 4, 4))
+        assert indices.dtype == np.int64
+        dx = layer.backward((np.ones_like(y), None))
+        np.testing.assert_array_equal(np.flatnonzero(dx), np.sort(indices.ravel()))
 
 
 def test_initial_values_follow_the_generator():
