@@ -10,7 +10,18 @@ from importlib import import_module
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FAMILIES = ("conv", "pool", "linear", "rnn", "cross_entropy", "loss", "activation", "dropout", "optimizer")
+FAMILIES = (
+    "conv",
+    "pool",
+    "linear",
+    "rnn",
+    "cross_entropy",
+    "loss",
+    "activation",
+    "dropout",
+    "embedding",
+    "optimizer",
+)
 
 
 def _usable_cores() -> int:

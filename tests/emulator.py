@@ -15,7 +15,18 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "emulated"
 
 # The families whose tests run on the host and again on a device.
-FAMILIES = ("conv", "pool", "linear", "rnn", "cross_entropy", "loss", "optimizer", "activation", "dropout")
+FAMILIES = (
+    "conv",
+    "pool",
+    "linear",
+    "rnn",
+    "cross_entropy",
+    "loss",
+    "optimizer",
+    "activation",
+    "dropout",
+    "embedding",
+)
 
 
 @functools.cache

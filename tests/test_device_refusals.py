@@ -102,6 +102,8 @@ def test_dtypes_without_a_kernel_are_refused(op: Any, args: dict[str, Any], dtyp
     for name, a in args.items():
         if name == "target" and dtype is np.int32 and op in labelled:
             continue
+        if name == "input" and dtype is np.int32 and op is ann.embedding:
+            continue
         refuses(
             TypeError,
             f": {label(name)} has dtype {np.dtype(dtype)}, expected",

@@ -11,7 +11,18 @@ import arraynn as ann
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FAMILIES = ("conv", "pool", "linear", "rnn", "cross_entropy", "loss", "optimizer", "activation", "dropout")
+FAMILIES = (
+    "conv",
+    "pool",
+    "linear",
+    "rnn",
+    "cross_entropy",
+    "loss",
+    "optimizer",
+    "activation",
+    "dropout",
+    "embedding",
+)
 PLACES = (
     "csrc/ops/{}.h",
     "csrc/ops/{}.cpp",

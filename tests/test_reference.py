@@ -172,6 +172,15 @@ def test_adaptive_avg_pool2d_to_nothing() -> None:
     assert not pullback(y)[0].any()
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 3)])
+@pytest.mark.parametrize("padding", [None, 0, -2])
+def test_embedding(shape: tuple[int, ...], padding: int | None) -> None:
+    index = np.asarray(np.random.default_rng(0).integers(0, 4, shape))
+    check_parity(ref.embedding, F.embedding, index, rand(4, 3), padding)
+    if padding is None:
+        check_gradient(ref.embedding, index, rand(4, 3))
+
+
 # -- dense, activations, losses ---------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ def test_the_differentiable_arguments_of_every_op() -> None:
             ("lstm_cell", "gru_cell", "rnn_cell"), ("input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
         ),
         **dict.fromkeys(("lstm", "gru", "rnn"), ("input", "hx", "params")),
+        "embedding": ("weight",),
         "linear_cross_entropy": ("input", "linear_weight", "linear_bias"),
     }
     for name in ann.reference.__all__:

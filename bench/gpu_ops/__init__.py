@@ -7,7 +7,7 @@ engine computes it, given the libraries as `Tools`. One file per family of ops.
 from .activations import activation, activation_backward
 from .case import Build, Call, Case, Inputs, Tools, Unavailable, text
 from .convolution import Conv, conv
-from .dense import linear
+from .dense import embedding, linear
 from .losses import cross_entropy, dropout, linear_cross_entropy, nll, pointwise_loss
 from .optimizers import optimizer
 from .pooling import Window, pool, pool_backward
@@ -29,6 +29,7 @@ __all__ = [
     "conv",
     "cross_entropy",
     "dropout",
+    "embedding",
     "linear",
     "linear_cross_entropy",
     "nll",

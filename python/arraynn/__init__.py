@@ -16,6 +16,7 @@ from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu,
 from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
+from .embedding import embedding
 from .linear import linear
 from .loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss, mse_loss
 from .optimizer import adagrad_step, adam_step, clip_grad_norm, clip_grad_value, rmsprop_step, sgd_step
@@ -65,6 +66,7 @@ __all__ = [
     "cuda",
     "dropout",
     "elu",
+    "embedding",
     "evaluate",
     "fit",
     "gelu",

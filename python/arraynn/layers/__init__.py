@@ -8,6 +8,7 @@ from .activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, S
 from .base import Layer, Parameter
 from .conv import Conv1d, Conv2d
 from .dropout import Dropout
+from .embedding import Embedding
 from .flatten import Flatten
 from .linear import Linear
 from .pool import (
@@ -47,6 +48,7 @@ __all__ = [
     "Conv2d",
     "Dropout",
     "EachStep",
+    "Embedding",
     "Flatten",
     "GRUCell",
     "LSTMCell",

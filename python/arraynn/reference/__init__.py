@@ -7,6 +7,7 @@ from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu,
 from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
+from .embedding import embedding
 from .linear import linear
 from .loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss, mse_loss
 from .optimizer import (
@@ -53,6 +54,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "elu",
+    "embedding",
     "gelu",
     "gru",
     "gru_cell",
