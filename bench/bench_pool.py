@@ -1,4 +1,4 @@
-"""Pooling: windows of the common networks, adaptive averages, both memory layouts, training."""
+"""Pooling: windows of the common networks, lines and volumes, adaptive, both memory layouts, training."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Pool(NamedTuple):
     """A pooling: the op, input shape, output size per side, and the op's arguments behind the input."""
 
     op: str
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     out: int
     arguments: tuple[int, ...]
-    onnx: tuple[str, dict[str, Any]]
+    onnx: tuple[str, dict[str, Any]] | None = None
 
     @property
-    def out_shape(self) -> tuple[int, int, int, int]:
-        return (*self.shape[:2], self.out, self.out)
+    def out_shape(self) -> tuple[int, ...]:
+        return (*self.shape[:2], *(self.out for _ in self.shape[2:]))
 
 
 class Inputs(NamedTuple):
@@ -71,8 +71,8 @@ def _torch(pool: Pool, training: bool, channels_last: bool) -> Callable[[Inputs]
     return build
 
 
-def _ort(pool: Pool) -> Callable[[Inputs], Engine]:
-    op, attributes = pool.onnx
+def _ort(onnx: tuple[str, dict[str, Any]]) -> Callable[[Inputs], Engine]:
+    op, attributes = onnx
     return lambda i: peers.ort([(op, "x", "y", attributes)], {"x": i.x}, {})
 
 
@@ -81,10 +81,10 @@ def _case(what: str, pool: Pool, *, training: bool = False, nhwc: bool = False) 
         "torch": _torch(pool, training, False),
         "torch channels-last": _torch(pool, training, True),
     }
-    if nhwc:
-        del engines["torch channels-last"]  # the input is channels-last already
-    elif not training:
-        engines["onnxruntime"] = _ort(pool)
+    if nhwc or len(pool.shape) != 4:
+        del engines["torch channels-last"]  # the input is channels-last already, or has no such name
+    if not nhwc and not training and pool.onnx:
+        engines["onnxruntime"] = _ort(pool.onnx)
     x, y = float(np.prod(pool.shape)), float(np.prod(pool.out_shape))
     kind = f"{'nhwc ' if nhwc else ''}{'training ' if training else ''}"
     return Case(
@@ -111,6 +111,11 @@ def cases() -> list[Case]:
     average = Pool("avg_pool2d", (128, 32, 28, 28), 14, (2,), ("AveragePool", window2))
     whole = Pool("adaptive_avg_pool2d", (32, 512, 7, 7), 1, (1,), ("GlobalAveragePool", {}))
     seven = Pool("adaptive_avg_pool2d", (8, 128, 56, 56), 7, (7,), ("AveragePool", window8))
+    cube = {"kernel_shape": [2, 2, 2], "strides": [2, 2, 2]}
+    line = Pool("max_pool1d", (16, 64, 4096), 2048, (3, 2, 1))
+    scan = Pool("max_pool3d", (4, 32, 32, 32, 32), 16, (2,), ("MaxPool", cube))
+    mean = Pool("avg_pool3d", (4, 32, 32, 32, 32), 16, (2,), ("AveragePool", cube))
+    regions = Pool("adaptive_max_pool2d", (8, 128, 50, 50), 7, (7,))
     return [
         _case("3x3/2", stem),
         _case("2x2", digits),
@@ -121,4 +126,9 @@ def cases() -> list[Case]:
         _case("3x3/2", stem, training=True),
         _case("2x2", digits, training=True),
         _case("2x2", average, training=True),
+        _case("3/2", line),
+        _case("2x2x2", scan),
+        _case("2x2x2", mean),
+        _case("to 7x7", regions),
+        _case("2x2x2", scan, training=True),
     ]

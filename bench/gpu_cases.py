@@ -32,6 +32,7 @@ GROUPS: dict[str, Group] = {
     "activation backward": _MEMORY,
     "pool forward": _MEMORY,
     "pool backward": _MEMORY,
+    "pool volumes, adaptive maxima": Group(),
     "dropout, mse": _MEMORY,
     "cross-entropy": Group(1.5, 85.0),
     "optimizer": _MEMORY,
@@ -42,6 +43,7 @@ GROUPS: dict[str, Group] = {
     "conv fp32": Group(1.5),
     "conv depthwise fp16": Group(0.9),
     "conv depthwise fp32": Group(1.5),
+    "embedding": Group(),
     "linear fp32": Group(),
     "linear tf32": Group(),
     "linear bf16": Group(),
@@ -136,6 +138,14 @@ _WINDOWS = (
     Window("adaptive_avg_pool2d", (256, 2048, 7, 7), 1),
     Window("adaptive_avg_pool2d", (256, 512, 14, 14), 7),
 )
+# Of those there is no promise yet.
+_OTHER_WINDOWS = (
+    Window("max_pool3d", (8, 64, 16, 56, 56), 2, 2),
+    Window("avg_pool3d", (8, 64, 16, 56, 56), 2, 2),
+    Window("adaptive_avg_pool3d", (64, 512, 4, 14, 14), 1),
+    Window("adaptive_max_pool2d", (256, 512, 14, 14), 5),
+    Window("adaptive_max_pool3d", (64, 512, 4, 14, 14), 3),
+)
 _NETS = (
     # steps, batch, hidden
     (64, 64, 512),
@@ -182,6 +192,10 @@ def cases() -> list[Case]:
             for window in _WINDOWS:
                 found.append(ops.pool(window, dtype, channels_last))
                 found.append(ops.pool_backward(window, dtype, channels_last))
+        for window in _OTHER_WINDOWS:
+            group = "pool volumes, adaptive maxima"
+            found.append(ops.pool(window, dtype, False, group=group))
+            found.append(ops.pool_backward(window, dtype, False, group=group))
         for flag in (False, True):
             found += [ops.normalization(op, shape, dtype, flag) for op, shape in _NORMS]
             found += [
@@ -216,6 +230,8 @@ def cases() -> list[Case]:
         for which in PASSES:
             found.append(ops.conv(layer, which, "float16", True, "conv depthwise fp16"))
             found.append(ops.conv(layer, which, "float32", False, "conv depthwise fp32"))
+    for dtype in ("bfloat16", "float32"):
+        found += [ops.embedding(16384, 50257, 1024, dtype, backward) for backward in (False, True)]
     for size in (4096, 1024, 8192, 2048):
         found.append(ops.linear(size, size, size, "float32"))
         found.append(ops.linear(size, size, size, "float32", tf32=True))
@@ -263,6 +279,7 @@ def tiny() -> list[Case]:
             ):
                 found.append(ops.pool(window, dtype, channels_last))
                 found.append(ops.pool_backward(window, dtype, channels_last))
+            found.append(ops.pool(Window("adaptive_max_pool2d", (2, 5, 13, 17), 6), dtype, channels_last))
             for layer in (
                 Conv(5, 13, 11, 3, 2, batch=2),
                 Conv(6, 9, 6, 3, 1, 6, 2),
@@ -279,9 +296,17 @@ def tiny() -> list[Case]:
             found.append(ops.dropout((37, 131), dtype, flag))
             found += [ops.pointwise_loss(op, (37, 131), dtype, flag) for op in _LOSSES]
             found.append(ops.linear(33, 65, 17, dtype, backward=flag))
+            found.append(ops.embedding(37, 11, 17, dtype, flag))
             found += [ops.cross_entropy(7, 131, dtype, flag), ops.nll(7, 131, dtype, flag)]
             found += [ops.attention(2, 3, 70, 24, dtype, causal, flag) for causal in (False, True)]
         found.append(ops.linear_cross_entropy(7, 17, 131, dtype))
+    for window in (  # PyTorch's host side, which the tests look at, has no mean of bfloat16 volumes
+        Window("max_pool3d", (2, 3, 7, 9, 11), 3, 2, 1),
+        Window("avg_pool3d", (2, 3, 7, 9, 11), 2, 2),
+        Window("adaptive_avg_pool3d", (2, 3, 7, 9, 11), 4),
+        Window("adaptive_max_pool3d", (2, 3, 7, 9, 11), 4),
+    ):
+        found += [ops.pool(window, "float32", False), ops.pool_backward(window, "float32", False)]
     for op in _OPTIMIZERS:
         found.append(ops.optimizer(op, "odd tensors", [(131,), (7, 5), (1,)], "optimizer"))
     for kind in ("lstm", "gru", "rnn"):

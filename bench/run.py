@@ -22,6 +22,7 @@ FAMILIES = (
     "row_norm",
     "channel_norm",
     "attention",
+    "embedding",
     "optimizer",
 )
 

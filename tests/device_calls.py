@@ -88,6 +88,7 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         {"input": ROWS, "linear_weight": values((9, 7), np.float32, 1), "target": LABELS},
     ),
     (ann.mse_loss, {"input": ROWS, "target": ROWS + 1}),
+    (ann.embedding, {"input": np.array([3, 0, 4]), "weight": ROWS}),
     (
         ann.binary_cross_entropy_with_logits,
         {"input": ROWS, "target": ROWS, "weight": ROWS + 1, "pos_weight": ROWS[:1]},

@@ -28,6 +28,7 @@ FAMILIES = (
     "row_norm",
     "channel_norm",
     "attention",
+    "embedding",
 )
 
 

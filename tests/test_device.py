@@ -49,6 +49,9 @@ RESULTS: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (ann.mse_loss, (ROWS, ROWS[0]), {}),
     (ann.mse_loss, (ROWS[0], ROWS), dict(reduction="sum")),
     (ann.softmax, (ROWS,), {}),
+    (ann.max_pool1d, (X[0], 2), {}),
+    (ann.adaptive_max_pool2d, (X, 4), dict(return_indices=True)),
+    (ann.embedding, (np.array([[0, 4], [4, 4]], np.int32), ROWS, 0), {}),
     (ann.dropout, (ROWS,), dict(rng=1)),
 ]
 
@@ -290,6 +293,17 @@ def test_labels_out_of_range(reduction: str) -> None:
             target,
             reduction=reduction,
         )
+
+
+def test_embedding_of_indices_out_of_range() -> None:
+    """They pick rows of NaN, and take no part in the gradient."""
+    index, weight = put(np.array([0, 9, 3, -1])), put(np.ones((4, 2), np.float32))
+    y, pullback = ann.vjp(ann.embedding, index, weight)
+    np.testing.assert_array_equal(y.values[:, 0], [1, np.nan, 1, np.nan])
+    gradient = pullback(put(np.ones((4, 2), np.float32)))[0].values
+    np.testing.assert_array_equal(gradient[:, 1], [1, 0, 0, 1])
+    with device.checked():
+        refuses(ValueError, "^embedding: input holds 9, expected 0 to 3", ann.embedding, index, weight)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8], ids=str)

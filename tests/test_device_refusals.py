@@ -104,6 +104,8 @@ def test_dtypes_without_a_kernel_are_refused(op: Any, args: dict[str, Any], dtyp
             continue
         if name == "attn_mask" and dtype is np.bool_:
             continue
+        if name == "input" and dtype is np.int32 and op is ann.embedding:
+            continue
         refuses(
             TypeError,
             f": {label(name)} has dtype {np.dtype(dtype)}, expected",

@@ -81,6 +81,15 @@ FREE = [
     ("MaxPool2d", (3, 2, 1), {"ceil_mode": True}, (2, 3, 6, 7)),
     ("AvgPool2d", (3, 2, 1), {"count_include_pad": False}, (2, 3, 7, 6)),
     ("AdaptiveAvgPool2d", ((3, 2),), {}, (2, 3, 7, 6)),
+    ("AdaptiveMaxPool2d", ((3, None),), {}, (2, 3, 7, 6)),
+    ("MaxPool1d", (3, 2, 1), {"ceil_mode": True}, (2, 3, 8)),
+    ("AvgPool1d", (3, 2, 1, True, False), {}, (2, 3, 8)),
+    ("AdaptiveAvgPool1d", (3,), {}, (2, 3, 8)),
+    ("AdaptiveMaxPool1d", (3,), {}, (2, 3, 8)),
+    ("MaxPool3d", (2, 1), {"padding": 1}, (2, 3, 4, 5, 6)),
+    ("AvgPool3d", (2,), {"divisor_override": 3}, (2, 3, 4, 5, 6)),
+    ("AdaptiveAvgPool3d", ((3, None, 2),), {}, (2, 3, 4, 5, 6)),
+    ("AdaptiveMaxPool3d", (3,), {}, (2, 3, 4, 5, 6)),
     ("ReLU", (), {}, (3, 4)),
     ("LeakyReLU", (), {}, (3, 4)),
     ("LeakyReLU", (-0.3,), {}, (3, 4)),
@@ -473,12 +482,35 @@ def test_dropout_between_recurrent_layers_draws_anew():
     np.testing.assert_array_equal(layer(x)[0], layer(x)[0])
 
 
+@pytest.mark.parametrize("padding_idx", [None, 1, -2])
+def test_embedding_is_pytorchs(padding_idx):
+    ours = layers.Embedding(5, 3, padding_idx, **F64)
+    theirs = torch.nn.Embedding(5, 3, padding_idx, dtype=torch.float64)
+    assert ours.padding_idx == theirs.padding_idx
+    assert ours.weight.data[1 if padding_idx == 1 else 3].any() == (padding_idx is None)
+    pair_with(torch, ours, theirs)
+    index = np.array([[0, 1, 3], [3, 3, 4]])
+    for input_grad in (True, False):
+        y, expected = ours(index, input_grad=input_grad), theirs(torch.from_numpy(index))
+        np.testing.assert_array_equal(y, expected.detach().numpy())
+        dy = draw(*y.shape)
+        assert ours.backward(dy) is None
+        expected.backward(torch.from_numpy(dy))
+        np.testing.assert_allclose(ours.weight.grad, theirs.weight.grad.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("padding_idx", [5, -6])
+def test_embedding_refuses_a_padding_idx_out_of_range(padding_idx):
+    with pytest.raises(ValueError, match="Embedding: padding_idx"):
+        layers.Embedding(5, 3, padding_idx)
+
+
 def test_max_pool_with_indices():
-    layer, x = layers.MaxPool2d(2, return_indices=True), draw(1, 1, 4, 4)
-    y, indices = layer(x)
-    assert indices.dtype == np.int64
-    dx = layer.backward((np.ones_like(y), None))
-    np.testing.assert_array_equal(np.flatnonzero(dx), np.sort(indices.ravel()))
+    for layer in (layers.MaxPool2d(2, return_indices=True), layers.AdaptiveMaxPool2d(2, return_indices=True)):
+        y, indices = layer(draw(1, 1, 4, 4))
+        assert indices.dtype == np.int64
+        dx = layer.backward((np.ones_like(y), None))
+        np.testing.assert_array_equal(np.flatnonzero(dx), np.sort(indices.ravel()))
 
 
 def test_initial_values_follow_the_generator():

@@ -24,6 +24,7 @@ FAMILIES = (
     "row_norm",
     "channel_norm",
     "attention",
+    "embedding",
 )
 PLACES = (
     "csrc/ops/{}.h",

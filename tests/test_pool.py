@@ -1,4 +1,4 @@
-"""max_pool2d, avg_pool2d and adaptive_avg_pool2d against the reference and PyTorch."""
+"""Pooling along one, two and three axes against the reference and PyTorch."""
 
 from __future__ import annotations
 
@@ -15,36 +15,39 @@ from hypothesis import strategies as st
 from shapes import HALF, WIDE, arrays, channels_last, is_channels_last, lay, values, wide_dtypes, widths
 from tolerance import assert_close, largest
 
-NAMES = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+NAMES = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
+DIMS = (1, 2, 3)
+LEADS = ((1,), (3,), (0, 2), (1, 9), (2, 17))
 
 
 def check(name: str, x: Any, *args: Any, **options: Any) -> Any:
     """A window of the mean sums its entries; an entry's gradient sums the windows over it."""
-    entries = 0 if name == "max_pool2d" else x.shape[-1] * x.shape[-2]
-    places = max(1, x.shape[-1] * x.shape[-2])
-    bounds = {"out": (min(entries, 64), largest(x)), "input": (min(places, 64), 1.0)}
+    places = max(1, int(np.prod(x.shape[-int(name[-2]) :])))
+    bounds = {"out": (0 if "max" in name else min(places, 64), largest(x)), "input": (min(places, 64), 1.0)}
     return check_op(name, x, *args, bounds=bounds, **options)
 
 
 @st.composite
-def cases(draw: st.DrawFn, kinds: tuple[str, ...], dilated: bool) -> tuple[Any, dict[str, Any]]:
-    def pair(low: int, high: int) -> Any:
-        return draw(st.integers(low, high) | st.tuples(st.integers(low, high), st.integers(low, high)))
+def cases(draw: st.DrawFn, dims: int, kinds: tuple[str, ...], dilated: bool) -> tuple[Any, dict[str, Any]]:
+    def per_axis(low: int, high: int) -> Any:
+        return draw(st.integers(low, high) | st.tuples(*[st.integers(low, high)] * dims))
 
-    kernel = pair(1, 5)
-    height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-    padding = (draw(st.integers(0, height // 2)), draw(st.integers(0, width // 2)))
-    dilation = pair(1, 3) if dilated else 1
-    down, along = dilation if isinstance(dilation, tuple) else (dilation, dilation)
-    size = (
-        max(1, down * (height - 1) + 1 - 2 * padding[0]) + draw(st.integers(0, 7)),
-        max(1, along * (width - 1) + 1 - 2 * padding[1]) + draw(widths) - 1,
-    )
-    batch = draw(st.sampled_from([(1,), (3,), (0, 2), (1, 9), (2, 17), (3, 4)]))
-    x = draw(arrays((*batch, *size), draw(wide_dtypes), kinds))
+    def spelled(option: Any) -> tuple[int, ...]:
+        return option if isinstance(option, tuple) else (option,) * dims
+
+    kernel = per_axis(1, 5 if dims < 3 else 3)
+    padding = tuple(draw(st.integers(0, k // 2)) for k in spelled(kernel))
+    dilation = per_axis(1, 3) if dilated else 1
+    more = [st.integers(0, 7 if dims < 3 else 3)] * (dims - 1) + [widths.map(lambda width: width - 1)]
+    size = [
+        max(1, d * (k - 1) + 1 - 2 * p) + draw(m)
+        for d, k, p, m in zip(spelled(dilation), spelled(kernel), padding, more, strict=True)
+    ]
+    lead = draw(st.sampled_from(LEADS))
+    x = draw(arrays((*lead, *size), draw(wide_dtypes), kinds, spatial=dims))
     options = dict(
         kernel_size=kernel,
-        stride=draw(st.none()) or (None if draw(st.booleans()) else pair(1, 4)),
+        stride=draw(st.none()) or (None if draw(st.booleans()) else per_axis(1, 4)),
         padding=padding,
     )
     options["ceil_mode"] = draw(st.booleans())
@@ -53,25 +56,37 @@ def cases(draw: st.DrawFn, kinds: tuple[str, ...], dilated: bool) -> tuple[Any, 
     return x, options
 
 
-@given(cases(("ties", "normal", "inf", "nan"), True), st.booleans())
-def test_max_pool2d(case: Any, return_indices: bool) -> None:
-    x, options = case
-    check("max_pool2d", x, return_indices=return_indices, **options)
+@pytest.mark.parametrize("dims", DIMS)
+@given(st.data(), st.booleans())
+def test_max_pool(dims: int, data: Any, return_indices: bool) -> None:
+    x, options = data.draw(cases(dims, ("ties", "normal", "inf", "nan"), True))
+    check(f"max_pool{dims}d", x, return_indices=return_indices, **options)
 
 
-@given(cases(("normal", "outliers", "nan"), False), st.booleans(), st.sampled_from([None, None, 3, -2]))
-def test_avg_pool2d(case: Any, count_include_pad: bool, divisor: int | None) -> None:
-    x, options = case
-    check("avg_pool2d", x, count_include_pad=count_include_pad, divisor_override=divisor, **options)
+@pytest.mark.parametrize("dims", DIMS)
+@given(st.data(), st.booleans(), st.sampled_from([None, None, 3, -2]))
+def test_avg_pool(dims: int, data: Any, count_include_pad: bool, divisor: int | None) -> None:
+    x, options = data.draw(cases(dims, ("normal", "outliers", "nan"), False))
+    if dims > 1:
+        options["divisor_override"] = divisor
+    check(f"avg_pool{dims}d", x, count_include_pad=count_include_pad, **options)
 
 
-@given(
-    st.data(), wide_dtypes, st.integers(1, 12), widths, st.sampled_from([(1,), (3,), (0, 2), (1, 9), (2, 17)])
-)
-def test_adaptive_avg_pool2d(data: Any, dtype: Any, height: int, width: int, batch: tuple[int, ...]) -> None:
-    size = st.integers(1, 9)
-    x = data.draw(arrays((*batch, height, width), dtype, ("normal", "outliers")))
-    check("adaptive_avg_pool2d", x, data.draw(size | st.tuples(st.none() | size, st.none() | size)))
+@pytest.mark.parametrize("dims", DIMS)
+@given(st.data(), wide_dtypes, st.booleans())
+def test_adaptive_pool(dims: int, data: Any, dtype: Any, return_indices: bool) -> None:
+    few = st.integers(1, 12 if dims < 3 else 5)
+    shape = (
+        *data.draw(st.sampled_from(LEADS)),
+        *(data.draw(few) for _ in range(dims - 1)),
+        data.draw(widths),
+    )
+    size = st.integers(1, 9 if dims < 3 else 5)
+    wanted = data.draw(size | st.tuples(*[st.none() | size] * dims))
+    x = data.draw(arrays(shape, dtype, ("normal", "outliers"), spatial=dims))
+    check(f"adaptive_avg_pool{dims}d", x, wanted)
+    x = data.draw(arrays(shape, dtype, ("ties", "inf", "nan"), spatial=dims))
+    check(f"adaptive_max_pool{dims}d", x, wanted, return_indices=return_indices)
 
 
 CASES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
@@ -84,17 +99,62 @@ CASES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((1, 33, 6, 7), dict(kernel_size=2, stride=1, ceil_mode=True)),
     ((1, 4, 8, 8), dict(kernel_size=2, stride=5, ceil_mode=True)),
     ((4, 1, 1), dict(kernel_size=1)),
+    ((2, 9, 130), dict(kernel_size=3, stride=2, padding=1)),
+    ((1, 3, 300), dict(kernel_size=257, stride=7, padding=64)),
+    ((2, 3, 4, 6, 18), dict(kernel_size=2)),
+    ((1, 4, 5, 6, 35), dict(kernel_size=3, stride=2, padding=1)),
+    ((1, 2, 8, 8, 9), dict(kernel_size=7, stride=1)),
+    ((3, 17, 3, 4, 5), dict(kernel_size=(3, 4, 5))),
 ]
+
+
+def name_of(kind: str, shape: tuple[int, ...]) -> str:
+    """Return the op's name for a shape; those of 3 axes are lines with a batch if the second one is long."""
+    return f"{kind}{len(shape) - 2 if len(shape) > 3 else 1 if shape[2] > 100 else 2}d"
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 @pytest.mark.parametrize(("shape", "options"), CASES, ids=str)
-@pytest.mark.parametrize("name", NAMES[:2])
-def test_case(name: str, shape: tuple[int, ...], options: dict[str, Any], dtype: Any) -> None:
-    for kind in ("normal", "ties"):
-        x = values(shape, dtype, 1, kind)
+@pytest.mark.parametrize("kind", ["max_pool", "avg_pool"])
+def test_case(kind: str, shape: tuple[int, ...], options: dict[str, Any], dtype: Any) -> None:
+    name = name_of(kind, shape)
+    for numbers in ("normal", "ties"):
+        x = values(shape, dtype, 1, numbers)
         check(name, x, **options)
-        check(name, channels_last(x), **options)
+        check(name, channels_last(x, int(name[-2])), **options)
+
+
+def test_large_adaptive_windows() -> None:
+    """Windows of more taps than a byte can name, and more windows over an entry than that."""
+    for x, size in (
+        (values((1, 3, 40, 41), np.float32, 1, "ties"), 2),
+        (values((1, 3, 2, 3, 3), np.float32, 1, "ties"), 10),
+        (values((2, 2, 9, 10, 11), np.float32, 1, "ties"), (1, 1, 2)),
+    ):
+        dims = x.ndim - 2
+        for a in (x, channels_last(x, dims)):
+            check(f"adaptive_avg_pool{dims}d", a, size)
+            check(f"adaptive_max_pool{dims}d", a, size, return_indices=True)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_more_taps_than_32_bits_count(dims: int) -> None:
+    """Every window holds all of the input, so that the result is known without a look at each tap."""
+    size, pad = (70000, 35000) if dims == 2 else (2000, 1000)
+    x = values((2, 3, *(3,) * dims), np.float32, 1)
+    for a in (x, channels_last(x, dims)):
+        flat = x.reshape(2, 3, -1)
+        best = flat.argmax(-1).reshape(2, 3, *(1,) * dims)
+        (y, index), pullback = ann.vjp(getattr(ann, f"max_pool{dims}d"), a, size, 1, pad, return_indices=True)
+        assert y.shape == (2, 3, *(4,) * dims)
+        np.testing.assert_array_equal(index, np.broadcast_to(best, y.shape))
+        (dx,) = pullback((np.ones_like(y), None))
+        np.testing.assert_array_equal(np.flatnonzero(dx[0, 0]), [best[0, 0].item()])
+        assert dx.sum() == y.size
+        y, pullback = ann.vjp(getattr(ann, f"avg_pool{dims}d"), a, size, 1, pad, count_include_pad=False)
+        assert_close(y, np.broadcast_to(flat.mean(-1).reshape(best.shape), y.shape), terms=27)
+        (dx,) = pullback(np.ones_like(y))
+        assert_close(dx, np.full(x.shape, 4**dims / 3**dims, np.float32), terms=64)
 
 
 @pytest.mark.parametrize("layout", ["c", "channels-last", "strided", "reversed"])
@@ -111,6 +171,21 @@ def test_the_first_of_equals_and_the_last_nan(layout: str) -> None:
     y, index = ann.max_pool2d(lay(np.full_like(x, -np.inf), layout), 3, 2, 1, return_indices=True)
     assert np.isneginf(y).all()
     assert index[0, 0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("layout", ["c", "channels-last"])
+def test_the_first_of_equals_and_the_last_nan_in_a_volume(layout: str) -> None:
+    x = np.zeros((2, 5, 4, 6, 5), np.float32)
+    x = lay(x, layout, 3)
+    row_starts = 60 * np.arange(2)[:, None, None] + 10 * np.arange(3)[:, None]
+    _, index = ann.max_pool3d(x, 2, return_indices=True)
+    np.testing.assert_array_equal(index[1, 4], row_starts + 2 * np.arange(2))
+    _, index = ann.adaptive_max_pool3d(x, (2, 3, None), return_indices=True)
+    np.testing.assert_array_equal(index[1, 4], row_starts + np.arange(5))
+    x[:, :, ::2, :, ::2] = np.nan
+    y, index = ann.max_pool3d(x, 2, return_indices=True)
+    assert np.isnan(y).all()
+    np.testing.assert_array_equal(index[1, 4], row_starts + 2 * np.arange(2) + 5)
 
 
 @pytest.mark.parametrize("layout", ["c", "channels-last"])
@@ -132,19 +207,42 @@ def test_a_window_of_nothing_but_padding() -> None:
     y, index = check("max_pool2d", x, 2, 1, 1, 2, return_indices=True)
     assert np.isneginf(y).all()
     assert (index == -1).all()
+    y, index = check("max_pool3d", x[:, :, None], 2, 1, 1, 2, return_indices=True)
+    assert (index == -1).all()
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize(
-    ("name", "args"), [("max_pool2d", (3, 2, 1)), ("avg_pool2d", (3, 2, 1)), ("adaptive_avg_pool2d", (3,))]
+    ("name", "args"),
+    [
+        ("max_pool2d", (3, 2, 1)),
+        ("avg_pool2d", (3, 2, 1)),
+        ("adaptive_avg_pool2d", (3,)),
+        ("adaptive_max_pool2d", (4,)),
+        ("max_pool3d", (2, 1, 1)),
+        ("avg_pool3d", (2, 1, 1)),
+    ],
 )
 def test_half(name: str, args: Any, dtype: Any) -> None:
-    assert check(name, values((2, 5, 9, 8), dtype, 1, "ties"), *args).dtype == dtype
-    assert check(name, values((2, 5, 9, 8), dtype, 1), *args).dtype == dtype
+    shape = (2, 5, *(4,) * (int(name[-2]) - 2), 9, 8)
+    assert check(name, values(shape, dtype, 1, "ties"), *args).dtype == dtype
+    assert check(name, channels_last(values(shape, dtype, 1), len(shape) - 2), *args).dtype == dtype
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("shape", [(2, 3, 8, 9), (3, 8, 9), (0, 3, 8, 9)])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *((name, shape) for name in NAMES for shape in [(2, 3, 8, 9), (3, 8, 9), (0, 3, 8, 9)]),
+        ("max_pool1d", (2, 3, 9)),
+        ("avg_pool1d", (3, 9)),
+        ("adaptive_avg_pool1d", (2, 3, 9)),
+        ("adaptive_max_pool1d", (3, 9)),
+        ("max_pool3d", (3, 4, 5, 6)),
+        ("avg_pool3d", (2, 3, 4, 5, 6)),
+        ("adaptive_avg_pool3d", (2, 3, 4, 5, 6)),
+        ("adaptive_max_pool3d", (3, 4, 5, 6)),
+    ],
+)
 def test_out(name: str, shape: tuple[int, ...]) -> None:
     x = values(shape, np.float32, 1)
     check_out(name, x, 2)
@@ -153,29 +251,58 @@ def test_out(name: str, shape: tuple[int, ...]) -> None:
 
 def test_out_with_indices_is_refused() -> None:
     x, out = np.ones((1, 4, 4), np.float32), np.zeros((1, 2, 2), np.float32)
-    for op in (ann.max_pool2d, ann.reference.max_pool2d):
-        refuses(TypeError, r"^max_pool2d: .*out", op, x, 2, return_indices=True, out=out)
+    for name in ("max_pool2d", "adaptive_max_pool2d"):
+        for op in (getattr(ann, name), getattr(ann.reference, name)):
+            refuses(TypeError, rf"^{name}: .*out", op, x, 2, return_indices=True, out=out)
     assert not out.any()
 
 
 @pytest.mark.parametrize(
-    ("name", "args"), [("max_pool2d", (2,)), ("avg_pool2d", (3, 2, 1)), ("adaptive_avg_pool2d", (4,))]
+    ("name", "args"),
+    [
+        ("max_pool2d", (2,)),
+        ("avg_pool2d", (3, 2, 1)),
+        ("adaptive_avg_pool2d", (4,)),
+        ("adaptive_max_pool2d", (4,)),
+        ("max_pool1d", (2,)),
+        ("avg_pool1d", (2,)),
+        ("max_pool3d", (2,)),
+        ("avg_pool3d", (2,)),
+    ],
 )
 def test_channels_last_stays_channels_last(name: str, args: Any) -> None:
-    x = channels_last(values((2, 5, 9, 8), np.float32, 1))
+    dims = int(name[-2])
+    x = channels_last(values((2, 5, 9, 8, 7)[: dims + 2], np.float32, 1), dims)
     y, pullback = ann.vjp(getattr(ann, name), x, *args)
-    assert is_channels_last(y)
-    assert is_channels_last(getattr(ann, name)(x, *args))
-    assert is_channels_last(pullback(channels_last(cotangent_of(y)))[0])
+    assert is_channels_last(y, dims)
+    assert is_channels_last(getattr(ann, name)(x, *args), dims)
+    assert is_channels_last(pullback(channels_last(cotangent_of(y), dims))[0], dims)
+
+
+def test_the_channels_of_a_batch_of_lines_are_not_those_of_a_plane() -> None:
+    """(C, H, W) has the axes of (N, C, L): as a plane its first axis is the channels."""
+    x = channels_last(values((2, 5, 9), np.float32, 1), 1)
+    assert check("max_pool2d", x, 2).flags.c_contiguous
+    assert is_channels_last(check("max_pool1d", x, 2), 1)
 
 
 @pytest.mark.cpu_only
-@pytest.mark.parametrize("layout", [np.ascontiguousarray, channels_last], ids=["c", "channels-last"])
+@pytest.mark.parametrize("layout", ["c", "channels-last"])
 @pytest.mark.parametrize(
-    ("name", "args"), [("max_pool2d", (3, 2, 1)), ("avg_pool2d", (3, 2, 1)), ("adaptive_avg_pool2d", (7,))]
+    ("name", "args"),
+    [
+        ("max_pool2d", (3, 2, 1)),
+        ("avg_pool2d", (3, 2, 1)),
+        ("adaptive_avg_pool2d", (7,)),
+        ("adaptive_max_pool2d", (7,)),
+        ("max_pool3d", (3, 2, 1)),
+        ("avg_pool3d", (3, 2, 1)),
+        ("avg_pool1d", (3, 1, 1)),
+    ],
 )
 def test_same_bits_for_any_number_of_threads(name: str, args: Any, layout: Any) -> None:
-    check_threads(name, layout(values((3, 20, 61, 53), np.float32, 1)), *args)
+    shape = {1: (20, 70, 53), 2: (3, 20, 61, 53), 3: (2, 10, 11, 31, 23)}[int(name[-2])]
+    check_threads(name, lay(values(shape, np.float32, 1), layout, len(shape) - 2), *args)
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
@@ -185,17 +312,23 @@ def test_same_bits_for_any_number_of_threads(name: str, args: Any, layout: Any) 
         ("max_pool2d", (3, 2, 1)),
         ("avg_pool2d", (3, 2, 1, True, False)),
         ("adaptive_avg_pool2d", ((3, None),)),
+        ("adaptive_max_pool2d", ((3, 5),)),
+        ("max_pool1d", (3, 2, 1)),
+        ("avg_pool1d", (3, 2, 1, True, False)),
+        ("max_pool3d", (3, 2, 1)),
+        ("avg_pool3d", (3, 2, 1, True, False)),
+        ("adaptive_avg_pool3d", ((3, None, 5),)),
     ],
 )
 def test_torch(name: str, args: Any, dtype: Any) -> None:
-    x = values((2, 4, 11, 12), dtype, 1, "ties")
+    x = values((2, 4, 7, 11, 12)[: int(name[-2]) + 2], dtype, 1, "ties")
     y, pullback = ann.vjp(getattr(ann, name), x, *args)
     tx = torch.tensor(x, requires_grad=True)
     ty = getattr(F, name)(tx, *args)
-    assert_close(y, ty.detach().numpy(), terms=9, scale=2)
+    assert_close(y, ty.detach().numpy(), terms=27, scale=2)
     dy = cotangent_of(y)
     ty.backward(torch.tensor(dy))
-    assert_close(pullback(dy)[0], tx.grad.numpy(), terms=9)
+    assert_close(pullback(dy)[0], tx.grad.numpy(), terms=27)
 
 
 X = np.ones((2, 3, 6, 7), np.float32)
@@ -233,6 +366,9 @@ def test_bad(name: str, error: Any, argument: str, args: Any, options: Any) -> N
     check_bad(name, error, argument, *args, **options)
 
 
+LINE, VOLUME = np.ones((2, 3, 6), np.float32), np.ones((2, 3, 4, 6, 7), np.float32)
+
+
 def test_bad_of_one_op() -> None:
     check_bad("max_pool2d", ValueError, "dilation", X, 2, dilation=0)
     check_bad("max_pool2d", ValueError, "padding", X, 3, padding=2, dilation=2)
@@ -240,8 +376,23 @@ def test_bad_of_one_op() -> None:
     check_bad("max_pool2d", ValueError, "input", X, 3, dilation=4)
     check_bad("avg_pool2d", ValueError, "divisor_override", X, 2, divisor_override=0)
     check_bad("avg_pool2d", TypeError, "divisor_override", X, 2, divisor_override=1.5)
+    check_bad("avg_pool3d", ValueError, "divisor_override", VOLUME, 2, divisor_override=0)
 
 
+@pytest.mark.parametrize("kind", ["max_pool", "avg_pool"])
+def test_bad_of_other_dimensions(kind: str) -> None:
+    for x, dims in ((LINE, 1), (VOLUME, 3)):
+        name = f"{kind}{dims}d"
+        check_bad(name, ValueError, "input", X[None] if dims == 1 else X[0], 2)
+        check_bad(name, ValueError, "input", x[..., :0], 1)
+        check_bad(name, ValueError, "input", x, 8)
+        check_bad(name, ValueError, "kernel_size", x, (2, 2))
+        check_bad(name, ValueError, "stride", x, 2, (1,) * (dims - 1) + (0,))
+        check_bad(name, ValueError, "padding", x, 2, padding=(1,) * (dims - 1) + (2,))
+    check_bad("max_pool3d", ValueError, "input", VOLUME, (5, 1, 1))
+
+
+@pytest.mark.parametrize("name", NAMES[2:])
 @pytest.mark.parametrize(
     ("error", "argument", "args"),
     [
@@ -256,5 +407,21 @@ def test_bad_of_one_op() -> None:
         (TypeError, "output_size", (X, (2, "2"))),
     ],
 )
-def test_bad_adaptive(error: Any, argument: str, args: Any) -> None:
-    check_bad("adaptive_avg_pool2d", error, argument, *args)
+def test_bad_adaptive(name: str, error: Any, argument: str, args: Any) -> None:
+    check_bad(name, error, argument, *args)
+
+
+def test_bad_adaptive_of_other_dimensions() -> None:
+    for kind in ("avg", "max"):
+        check_bad(f"adaptive_{kind}_pool1d", ValueError, "output_size", LINE, (2, 2))
+        check_bad(f"adaptive_{kind}_pool1d", ValueError, "input", X, 2)
+        check_bad(f"adaptive_{kind}_pool3d", ValueError, "output_size", VOLUME, (2, -1, 2))
+        check_bad(f"adaptive_{kind}_pool3d", ValueError, "input", X[0], 2)
+
+
+@pytest.mark.parametrize("kind", ["avg", "max"])
+def test_adaptive_to_nothing(kind: str) -> None:
+    name = f"adaptive_{kind}_pool3d"
+    for size in ((0, 2, 2), (2, 2, 0)):
+        for x in (VOLUME, channels_last(VOLUME, 3)):
+            assert check(name, x, size).shape == (2, 3, *size)

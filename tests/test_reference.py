@@ -114,10 +114,71 @@ def test_adaptive_avg_pool2d(size: Any, shape: tuple[int, ...]) -> None:
     check(ref.adaptive_avg_pool2d, F.adaptive_avg_pool2d, rand(*shape), size)
 
 
+LINES = [
+    dict(kernel_size=2),
+    dict(kernel_size=(3,), stride=1, padding=1),
+    dict(kernel_size=3, stride=2, padding=1, ceil_mode=True),
+    dict(kernel_size=2, stride=3, ceil_mode=True),
+]
+VOLUMES = [
+    dict(kernel_size=2),
+    dict(kernel_size=3, stride=1, padding=1),
+    dict(kernel_size=(1, 2, 3), stride=(1, 2, 1), padding=(0, 1, 1), ceil_mode=True),
+    dict(kernel_size=(2, 4, 2), stride=(3, 1, 5), padding=(1, 2, 1), ceil_mode=True),
+]
+# Each dimension with its options, and shapes with a batch, without, and with an empty one.
+OTHERS: list[tuple[int, dict[str, Any], tuple[int, ...]]] = [
+    *((1, options, shape) for options in LINES for shape in [(2, 3, 8), (3, 9), (0, 2, 7)]),
+    *(
+        (3, options, shape)
+        for options in VOLUMES
+        for shape in [(2, 2, 4, 5, 6), (2, 5, 4, 7), (0, 2, 4, 4, 4)]
+    ),
+]
+
+
+@pytest.mark.parametrize(("dims", "options", "shape"), OTHERS, ids=str)
+def test_pools_of_other_dimensions(dims: int, options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    op, peer = getattr(ref, f"max_pool{dims}d"), getattr(F, f"max_pool{dims}d")
+    for more in ({}, {"dilation": 2}) if options["kernel_size"] == 2 else ({},):
+        check(op, peer, rand(*shape), **options, **more)
+        check_parity(op, peer, rand(*shape).round(), return_indices=True, **options, **more)
+    op, peer = getattr(ref, f"avg_pool{dims}d"), getattr(F, f"avg_pool{dims}d")
+    for more in ({}, {"count_include_pad": False}, *([{"divisor_override": -3}] if dims == 3 else [])):
+        check(op, peer, rand(*shape), **options, **more)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7])
+@pytest.mark.parametrize("shape", [(2, 3, 7), (2, 3, 7, 5), (2, 2, 4, 5, 6), (0, 2, 7, 7)])
+def test_adaptive_pools(size: int, shape: tuple[int, ...]) -> None:
+    dims = len(shape) - 2
+    avg, best = f"adaptive_avg_pool{dims}d", f"adaptive_max_pool{dims}d"
+    check(getattr(ref, avg), getattr(F, avg), rand(*shape), size)
+    check(getattr(ref, best), getattr(F, best), rand(*shape), size)
+    if dims > 1:
+        sizes = (None, 2, 3)[:dims]
+        check(getattr(ref, avg), getattr(F, avg), rand(*shape), sizes)
+        check(getattr(ref, best), getattr(F, best), rand(*shape), sizes)
+    x = rand(*shape).round()
+    x[rand(*shape, seed=1) > 1.5] = np.nan
+    check_parity(getattr(ref, best), getattr(F, best), x, size, return_indices=True)
+    unbatched = x[0] if len(x) else x
+    check_parity(getattr(ref, best), getattr(F, best), unbatched, size, return_indices=True)
+
+
 def test_adaptive_avg_pool2d_to_nothing() -> None:
     y, pullback = ann.vjp(ref.adaptive_avg_pool2d, rand(2, 3, 7, 8), (0, 4))
     assert y.shape == (2, 3, 0, 4)
     assert not pullback(y)[0].any()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 3)])
+@pytest.mark.parametrize("padding", [None, 0, -2])
+def test_embedding(shape: tuple[int, ...], padding: int | None) -> None:
+    index = np.asarray(np.random.default_rng(0).integers(0, 4, shape))
+    check_parity(ref.embedding, F.embedding, index, rand(4, 3), padding)
+    if padding is None:
+        check_gradient(ref.embedding, index, rand(4, 3))
 
 
 # -- dense, activations, losses ---------------------------------------------------------------

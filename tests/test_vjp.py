@@ -27,6 +27,7 @@ def test_the_differentiable_arguments_of_every_op() -> None:
         ),
         **dict.fromkeys(("lstm", "gru", "rnn"), ("input", "hx", "params")),
         "scaled_dot_product_attention": ("query", "key", "value"),
+        "embedding": ("weight",),
         "linear_cross_entropy": ("input", "linear_weight", "linear_bias"),
     }
     for name in ann.reference.__all__:

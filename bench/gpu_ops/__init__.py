@@ -8,7 +8,7 @@ from .activations import activation, activation_backward
 from .attention import attention
 from .case import Build, Call, Case, Inputs, Tools, Unavailable, text
 from .convolution import Conv, conv
-from .dense import linear
+from .dense import embedding, linear
 from .losses import cross_entropy, dropout, linear_cross_entropy, nll, pointwise_loss
 from .normalization import normalization
 from .optimizers import optimizer
@@ -32,6 +32,7 @@ __all__ = [
     "conv",
     "cross_entropy",
     "dropout",
+    "embedding",
     "linear",
     "linear_cross_entropy",
     "nll",

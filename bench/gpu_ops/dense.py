@@ -1,4 +1,4 @@
-"""The linear op and its gradients."""
+"""The linear op, embedding, and their gradients."""
 
 from __future__ import annotations
 
@@ -78,5 +78,38 @@ def linear(
         ours=ours,
         peers=peers,
         tf32=tf32,
+    )
+    return changed_case(case, changed)
+
+
+def embedding(tokens: int, rows: int, width: int, dtype: str, backward: bool, **changed: Any) -> Case:
+    def make(t: Tools) -> Inputs:
+        index, weight = t.labels(rows, tokens), t.normal(rows, width, dtype=dtype)
+        return index, weight, t.normal(tokens, width, dtype=dtype)
+
+    def ours(t: Tools, i: Inputs) -> Call:
+        index, weight, dy = i
+        if not backward:
+            return lambda: t.ann.embedding(index, weight)
+        _, pullback = t.ann.vjp(t.ann.embedding, index, weight)
+        return lambda: pullback(dy)[0]
+
+    def call(t: Tools, i: Inputs) -> Call:
+        index, weight, dy = i
+        if not backward:
+            op = t.torch.nn.functional.embedding
+            return lambda: op(index, weight)
+        return lambda: t.torch.ops.aten.embedding_dense_backward(dy, index, rows, -1, False)
+
+    case = Case(
+        name=f"embedding {'backward ' if backward else ''}{tokens} of {rows}x{width} {SHORT[dtype]}",
+        group="embedding",
+        op="embedding",
+        dtype=dtype,
+        flops=0,
+        bytes=(tokens + (rows if backward else tokens)) * width * SIZE[dtype] + 8 * tokens,
+        make=make,
+        ours=ours,
+        peers={"torch": call},
     )
     return changed_case(case, changed)

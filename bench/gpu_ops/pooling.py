@@ -18,21 +18,24 @@ class Window(NamedTuple):
     padding: int = 0
 
     @property
+    def is_adaptive(self) -> bool:
+        return self.op.startswith("adaptive")
+
+    @property
     def out_shape(self) -> tuple[int, ...]:
-        if self.op == "adaptive_avg_pool2d":
-            return (*self.shape[:2], self.size, self.size)
+        if self.is_adaptive:
+            return (*self.shape[:2], *(self.size for _ in self.shape[2:]))
         planes = ((extent + 2 * self.padding - self.size) // self.stride + 1 for extent in self.shape[2:])
         return (*self.shape[:2], *planes)
 
     @property
     def arguments(self) -> tuple[int, ...]:
-        return (self.size,) if self.op == "adaptive_avg_pool2d" else (self.size, self.stride, self.padding)
+        return (self.size,) if self.is_adaptive else (self.size, self.stride, self.padding)
 
     @property
     def label(self) -> str:
-        kind = (
-            f"->{self.size}" if self.op == "adaptive_avg_pool2d" else f"{self.size}x{self.size}/{self.stride}"
-        )
+        sides = "x".join(str(self.size) for _ in self.shape[2:])
+        kind = f"->{self.size}" if self.is_adaptive else f"{sides}/{self.stride}"
         return f"{self.op} {kind} {text(self.shape)}"
 
 
@@ -59,7 +62,7 @@ def pool(w: Window, dtype: str, channels_last: bool, **changed: Any) -> Case:
     return changed_case(case, changed)
 
 
-def pool_backward(w: Window, dtype: str, channels_last: bool) -> Case:
+def pool_backward(w: Window, dtype: str, channels_last: bool, **changed: Any) -> Case:
     def make(t: Tools) -> Inputs:
         return tuple(t.normal(*s, dtype=dtype, channels_last=channels_last) for s in (w.shape, w.out_shape))
 
@@ -75,6 +78,11 @@ def pool_backward(w: Window, dtype: str, channels_last: bool) -> Case:
             return lambda: dy.expand(x.shape) / prod(w.shape[2:])
         if w.op == "adaptive_avg_pool2d":
             return lambda: aten._adaptive_avg_pool2d_backward(dy, x)
+        if w.is_adaptive or len(w.shape) != 4:
+            x = x.detach().requires_grad_()
+            with t.torch.enable_grad():
+                y = getattr(t.torch.nn.functional, w.op)(x, *w.arguments)
+            return lambda: t.torch.autograd.grad(y, x, dy, retain_graph=True)[0]
         kernel, stride, padding = ([n, n] for n in w.arguments)
         if w.op == "avg_pool2d":
             return lambda: aten.avg_pool2d_backward(dy, x, kernel, stride, padding, False, True, None)
@@ -83,8 +91,8 @@ def pool_backward(w: Window, dtype: str, channels_last: bool) -> Case:
         return lambda: backward(dy, x, kernel, stride, padding, [1, 1], False, where)
 
     # where the maximum lay takes a byte at least
-    extra = prod(w.out_shape) if w.op == "max_pool2d" else 0
-    return Case(
+    extra = prod(w.out_shape) if "max" in w.op else 0
+    case = Case(
         name=f"{w.label} backward {SHORT[dtype]} {layout_name(channels_last)}",
         group="pool backward",
         op=w.op,
@@ -95,3 +103,4 @@ def pool_backward(w: Window, dtype: str, channels_last: bool) -> Case:
         ours=ours,
         peers={"torch": call},
     )
+    return changed_case(case, changed)

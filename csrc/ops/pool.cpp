@@ -12,105 +12,119 @@ namespace {
 
 constexpr int64_t most_taps = 255;  // 255 itself says that there is none
 
-void check_input(const char* op, const Array& input) {
-  if (input.ndim != 3 && input.ndim != 4)
-    value_error("%s: input has shape %s, expected (N, C, H, W) or (C, H, W)", op, shape_text(input).c_str());
-  if (input.shape[input.ndim - 1] == 0 || input.shape[input.ndim - 2] == 0)
-    value_error("%s: input has shape %s, expected a plane that is not empty", op, shape_text(input).c_str());
+void check_input(const char* op, const Array& input, int dims) {
+  static const char* const axes[] = {"L", "H, W", "D, H, W"};
+  const char* names = axes[dims - 1];
+  if (input.ndim != dims + 1 && input.ndim != dims + 2)
+    value_error("%s: input has shape %s, expected (N, C, %s) or (C, %s)", op, shape_text(input).c_str(), names, names);
+  for (int i = input.ndim - dims; i < input.ndim; ++i)
+    if (input.shape[i] == 0)
+      value_error("%s: input has shape %s, expected spatial axes that are not empty", op, shape_text(input).c_str());
 }
 
-void check_option(const char* op, const char* name, const int64_t* value, int64_t least) {
-  if (value[0] < least || value[1] < least)
-    value_error("%s: %s is (%lld, %lld), expected at least %lld", op, name, static_cast<long long>(value[0]),
-                static_cast<long long>(value[1]), static_cast<long long>(least));
+void check_option(const char* op, const char* name, const int64_t* value, int dims, int64_t least) {
+  if (*std::min_element(value, value + dims) < least)
+    value_error("%s: %s is %s, expected at least %lld", op, name, shape_text(value, dims).c_str(),
+                static_cast<long long>(least));
 }
 
 // Sums of options may leave int64.
 int64_t output_size(const char* op, const Array& input, const PoolOptions& o, int axis) {
-  __int128 size = input.shape[input.ndim - 2 + axis], padding = o.padding[axis], stride = o.stride[axis];
+  __int128 size = input.shape[input.ndim - o.dims + axis], padding = o.padding[axis], stride = o.stride[axis];
   __int128 span = static_cast<__int128>(o.dilation[axis]) * (o.kernel[axis] - 1) + 1;
   __int128 room = size + 2 * padding - span + (o.ceil_mode ? stride - 1 : 0);  // for starts of windows
   __int128 count = room < 0 ? 0 : room / stride + 1;
   // The last window may hang over the end, but must start in the input or in the padding before it.
   if (o.ceil_mode && (count - 1) * stride >= size + padding) --count;
   if (count < 1)
-    value_error(
-        "%s: input of shape %s with padding=(%lld, %lld) is smaller than a window of kernel_size=(%lld, %lld)"
-        " and dilation=(%lld, %lld)",
-        op, shape_text(input).c_str(), static_cast<long long>(o.padding[0]), static_cast<long long>(o.padding[1]),
-        static_cast<long long>(o.kernel[0]), static_cast<long long>(o.kernel[1]), static_cast<long long>(o.dilation[0]),
-        static_cast<long long>(o.dilation[1]));
+    value_error("%s: input of shape %s with padding=%s is smaller than a window of kernel_size=%s and dilation=%s", op,
+                shape_text(input).c_str(), shape_text(o.padding, o.dims).c_str(), shape_text(o.kernel, o.dims).c_str(),
+                shape_text(o.dilation, o.dims).c_str());
   return static_cast<int64_t>(count);
 }
 
-PoolParams params_of(const Array& input, Layout layout) {
+// Of an axis that the input does not have.
+constexpr PoolAxis no_axis{1, 1, 1, 1, 0, 1, false};
+
+// The axes that `dims` dimensions have are the last ones.
+struct Axes {
+  PoolAxis* axis[3];
+  Axes(PoolParams& p) : axis{&p.slices, &p.rows, &p.columns} {}
+  PoolAxis& of(int dims, int i) const { return *axis[3 - dims + i]; }
+};
+
+PoolParams params_of(const Array& input, int dims, Layout layout) {
   PoolParams p{};
   p.dtype = input.dtype;
   p.place = input.place;
   p.layout = layout;
   p.ndim = input.ndim;
-  p.batch = input.ndim == 4 ? input.shape[0] : 1;
-  p.channels = input.shape[input.ndim - 3];
-  p.rows.size = input.shape[input.ndim - 2];
-  p.columns.size = input.shape[input.ndim - 1];
-  for (int i = 0; i < input.ndim - 2; ++i) p.output_shape[i] = input.shape[i];
+  p.dims = dims;
+  p.batch = input.ndim == dims + 2 ? input.shape[0] : 1;
+  p.channels = input.shape[input.ndim - dims - 1];
+  p.slices = p.rows = no_axis;
+  std::copy(input.shape, input.shape + input.ndim - dims, p.output_shape);
   return p;
 }
 
-void set_output(PoolParams& p, int64_t rows, int64_t columns) {
-  p.output_shape[p.ndim - 2] = p.rows.out = rows;
-  p.output_shape[p.ndim - 1] = p.columns.out = columns;
+bool is_compact(const PoolParams& p) {
+  __int128 taps = 1;
+  for (const PoolAxis* axis : {&p.slices, &p.rows, &p.columns})
+    taps = std::min<__int128>(taps * axis->kernel, most_taps + 1);
+  return taps <= most_taps;
+}
+
+// Windows of one size next to each other are ordinary ones, which are faster. Others hold at most the
+// quotient of the sizes, rounded down, and an entry cut at either end.
+PoolAxis adaptive_axis(int64_t size, int64_t out) {
+  if (out == 0) return {size, 0, 1, 1, 0, 1, true};
+  if (size % out == 0) return {size, out, size / out, size / out, 0, 1, false};
+  return {size, out, std::min(size / out + 2, size), 1, 0, 1, true};
 }
 
 }  // namespace
 
 PoolParams pool_params(const char* op, const Array& input, const PoolOptions& o, Layout layout) {
-  check_input(op, input);
-  check_option(op, "kernel_size", o.kernel, 1);
-  check_option(op, "stride", o.stride, 1);
-  check_option(op, "padding", o.padding, 0);
-  check_option(op, "dilation", o.dilation, 1);
-  if (o.padding[0] > o.kernel[0] / 2 || o.padding[1] > o.kernel[1] / 2)
-    value_error("%s: padding is (%lld, %lld), expected at most half of kernel_size=(%lld, %lld)", op,
-                static_cast<long long>(o.padding[0]), static_cast<long long>(o.padding[1]),
-                static_cast<long long>(o.kernel[0]), static_cast<long long>(o.kernel[1]));
-  PoolParams p = params_of(input, layout);
-  set_output(p, output_size(op, input, o, 0), output_size(op, input, o, 1));
-  PoolAxis* axes[] = {&p.rows, &p.columns};
-  for (int i = 0; i < 2; ++i) {
-    axes[i]->kernel = o.kernel[i];
-    axes[i]->stride = o.stride[i];
-    axes[i]->padding = o.padding[i];
-    axes[i]->dilation = o.dilation[i];
+  int dims = o.dims;
+  check_input(op, input, dims);
+  check_option(op, "kernel_size", o.kernel, dims, 1);
+  check_option(op, "stride", o.stride, dims, 1);
+  check_option(op, "padding", o.padding, dims, 0);
+  check_option(op, "dilation", o.dilation, dims, 1);
+  PoolParams p = params_of(input, dims, layout);
+  for (int i = 0; i < dims; ++i) {
+    if (o.padding[i] > o.kernel[i] / 2)
+      value_error("%s: padding is %s, expected at most half of kernel_size=%s", op, shape_text(o.padding, dims).c_str(),
+                  shape_text(o.kernel, dims).c_str());
+    int64_t out = output_size(op, input, o, i);
+    p.output_shape[p.ndim - dims + i] = out;
+    Axes(p).of(dims, i) = {
+        input.shape[p.ndim - dims + i], out, o.kernel[i], o.stride[i], o.padding[i], o.dilation[i], false};
   }
-  p.compact = o.kernel[0] <= most_taps && o.kernel[1] <= most_taps && o.kernel[0] * o.kernel[1] <= most_taps;
+  p.compact = is_compact(p);
   return p;
 }
 
-PoolParams avg_pool_params(const Array& input, const PoolOptions& o, bool count_include_pad,
+PoolParams avg_pool_params(const char* op, const Array& input, const PoolOptions& o, bool count_include_pad,
                            const int64_t* divisor_override, Layout layout) {
-  PoolParams p = pool_params("avg_pool2d", input, o, layout);
+  PoolParams p = pool_params(op, input, o, layout);
   p.count_include_pad = count_include_pad;
   if (divisor_override) {
-    if (*divisor_override == 0) value_error("avg_pool2d: divisor_override is 0, expected another number");
+    if (*divisor_override == 0) value_error("%s: divisor_override is 0, expected another number", op);
     p.divisor = static_cast<double>(*divisor_override);
   }
   return p;
 }
 
-PoolParams adaptive_pool_params(const char* op, const Array& input, int64_t out_rows, int64_t out_columns,
-                                Layout layout) {
-  check_input(op, input);
-  int64_t sizes[] = {out_rows, out_columns};
-  check_option(op, "output_size", sizes, 0);
-  PoolParams p = params_of(input, layout);
-  set_output(p, out_rows, out_columns);
-  for (PoolAxis* axis : {&p.rows, &p.columns}) {
-    axis->adaptive = true;
-    // Windows of one size next to each other are ordinary ones, which are faster.
-    if (axis->out > 0 && axis->size % axis->out == 0)
-      *axis = {axis->size, axis->out, axis->size / axis->out, axis->size / axis->out, 0, 1, false};
+PoolParams adaptive_pool_params(const char* op, const Array& input, int dims, const int64_t* sizes, Layout layout) {
+  check_input(op, input, dims);
+  check_option(op, "output_size", sizes, dims, 0);
+  PoolParams p = params_of(input, dims, layout);
+  for (int i = 0; i < dims; ++i) {
+    p.output_shape[p.ndim - dims + i] = sizes[i];
+    Axes(p).of(dims, i) = adaptive_axis(input.shape[p.ndim - dims + i], sizes[i]);
   }
+  p.compact = is_compact(p);
   return p;
 }
 
@@ -124,7 +138,7 @@ void check_pool_cotangent(const char* op, const PoolParams& p, const Array& cota
 }
 
 size_t max_pool_taps(const PoolParams& p) {
-  auto count = static_cast<size_t>(p.batch * p.channels * p.rows.out * p.columns.out);
+  auto count = static_cast<size_t>(p.batch * p.channels * p.slices.out * p.rows.out * p.columns.out);
   return p.compact ? count + 2 * taps_margin : count * sizeof(int64_t);
 }
 

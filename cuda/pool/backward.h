@@ -4,7 +4,7 @@
 //   op.window(from)                                          from: its first element in the cotangent
 //   op.settle(window, shape, oh, ow)                         what can wait until all of them are on their way
 //   Op::add(sums, window, tap)                               for its entry of that number
-//   op.gather(sums, shape, oh, ow, from, tap, place)         both at once; place: the entry's in the plane
+//   op.gather(sums, shape, oh, ow, from, tap, place)         both at once; place: the entry's in the volume
 //
 // Where windows are small squares, a thread takes a cell of entries one below the other, as wide as the
 // stride: the windows over it are the same few for all of them, and each is read once for all the cell.
@@ -103,24 +103,31 @@ __global__ void __launch_bounds__(threads, 1)
 
 // ---- any windows --------------------------------------------------------------------------------
 
-template <class Op, class T, int N, class I>
-__global__ void __launch_bounds__(threads, 1) gather_kernel(Shape<I> s, Walk<I> walk, Op op, T* __restrict__ dx) {
+template <class Op, class T, int N, class I, bool Deep>
+__global__ void __launch_bounds__(threads, 1) gather_kernel(Shape<I, Deep> s, Walk<I> walk, Op op, T* __restrict__ dx) {
   I number = thread_number<I>();
   if (number >= walk.count) return;
   Spot<I> at = walk.spot(number);
-  Over<I> rows = windows_over(s.rows, at.row), columns = windows_over(s.columns, at.column);
+  Position<I> line = input_line(s, at.row);
+  Over<I> slices = slices_over(s, line.slice), rows = windows_over(s.rows, line.row);
+  Over<I> columns = windows_over(s.columns, at.column);
   I place = at.row * s.columns.size + at.column;
   int64_t image = at.image * s.out + at.lane * N;
   compute_t<T> sums[N] = {};
+  for (I od = slices.first; od < slices.last; ++od) {
+    I d = slice_tap_at(s, od, line.slice);
+    if (d < 0) continue;
 #pragma unroll 1
-  for (I oh = rows.first; oh < rows.last; ++oh) {
-    I r = s.rows.adaptive ? 0 : tap_at(s.rows, oh, at.row);
-    if (r < 0) continue;
-    for (I ow = columns.first; ow < columns.last; ++ow) {
-      I c = s.columns.adaptive ? 0 : tap_at(s.columns, ow, at.column);
-      if (c < 0) continue;
-      int64_t from = image + (oh * s.columns.out + ow) * s.channels;
-      op.gather(sums, s, oh, ow, from, r * s.columns.kernel + c, place);
+    for (I oh = rows.first; oh < rows.last; ++oh) {
+      I r = tap_at(s.rows, oh, line.row);
+      if (!s.rows.adaptive && r < 0) continue;  // windows of an adaptive axis have no gaps
+      I row = od * s.rows.out + oh, tap = (d * s.rows.kernel + r) * s.columns.kernel;
+      for (I ow = columns.first; ow < columns.last; ++ow) {
+        I c = tap_at(s.columns, ow, at.column);
+        if (!s.columns.adaptive && c < 0) continue;
+        int64_t from = image + (row * s.columns.out + ow) * s.channels;
+        op.gather(sums, s, row, ow, from, tap + c, place);
+      }
     }
   }
   Pack<T, N> pack;
@@ -143,13 +150,14 @@ void launch_cells(const PoolParams& p, const From& from, T* dx) {
                       });
 }
 
-template <template <class, int, class> class Op, class T, int N, class I, class From>
+template <template <class, int, class> class Op, class T, int N, class I, bool Deep, class From>
 void launch_gather(const PoolParams& p, const From& from, T* dx) {
-  Shape<I> s = shape_of<I>(p);
-  for_images<I>(images_of(p), p.rows.size, p.columns.size, s.channels / N, [&](const Walk<I>& walk, int64_t first) {
-    launch(gather_kernel<Op<T, N, I>, T, N, I>, grid_for(walk.count, threads), threads, 0, p.place, s, walk,
-           Op<T, N, I>(p, from.at(first * s.out)), dx + first * s.in);
-  });
+  Shape<I, Deep> s = shape_of<I, Deep>(p);
+  for_images<I>(images_of(p), p.slices.size * p.rows.size, p.columns.size, s.channels / N,
+                [&](const Walk<I>& walk, int64_t first) {
+                  launch(gather_kernel<Op<T, N, I>, T, N, I, Deep>, grid_for(walk.count, threads), threads, 0, p.place,
+                         s, walk, Op<T, N, I>(p, from.at(first * s.out)), dx + first * s.in);
+                });
 }
 
 template <template <class, int, class> class Op, class T, int N, class From>
@@ -166,8 +174,10 @@ void backward_by_size(const PoolParams& p, const From& from, T* dx) {
     launch_cells<Op, T, N, 3, 1, 0>(p, from, dx);
   else if (is_cells(2, 2, 0))
     launch_cells<Op, T, N, 2, 2, 0>(p, from, dx);
+  else if (is_deep(p))
+    launch_gather<Op, T, N, int32_t, true>(p, from, dx);
   else
-    launch_gather<Op, T, N, int32_t>(p, from, dx);
+    launch_gather<Op, T, N, int32_t, false>(p, from, dx);
 }
 
 // Op: a template over the element type, the channels of a thread and the index type; `from` is what it
@@ -176,7 +186,8 @@ template <template <class, int, class> class Op, class T, class From>
 void backward(const PoolParams& p, const From& from, T* dx) {
   constexpr int N = pack_size<T>;
   if (!fits_32(p))
-    launch_gather<Op, T, 1, int64_t>(p, from, dx);
+    is_deep(p) ? launch_gather<Op, T, 1, int64_t, true>(p, from, dx)
+               : launch_gather<Op, T, 1, int64_t, false>(p, from, dx);
   else if (channels_of(p) % N == 0 && aligned16(dx) && from.aligned())
     backward_by_size<Op, T, N>(p, from, dx);
   else

@@ -20,26 +20,31 @@ namespace arraynn::cuda {
 namespace {
 
 // The element of the output that a thread's pack begins at.
-template <int N, class I>
-__device__ __forceinline__ int64_t place_of(const Shape<I>& s, const Spot<I>& at, I row) {
+template <int N, class I, bool Deep>
+__device__ __forceinline__ int64_t place_of(const Shape<I, Deep>& s, const Spot<I>& at, I row) {
   return at.image * s.out + (row * s.columns.out + at.column) * s.channels + at.lane * N;
 }
 
 // ---- one window ---------------------------------------------------------------------------------
 
-template <class Op, int N, class T, class I>
-__device__ __forceinline__ typename Op::State join_window(const Shape<I>& s, const Op& op, const T* image, I oh, I ow) {
-  Taps<I> rows = taps_of(s.rows, oh), columns = taps_of(s.columns, ow);
-  bool none = rows.first == rows.last || columns.first == columns.last;
-  typename Op::State state = op.start(none ? -1 : rows.first * s.columns.kernel + columns.first);
+template <class Op, int N, class T, class I, bool Deep>
+__device__ __forceinline__ typename Op::State join_window(const Shape<I, Deep>& s, const Op& op, const T* image, I oh,
+                                                          I ow) {
+  Position<I> line = output_line(s, oh);
+  Taps<I> slices = slice_taps(s, line.slice), rows = taps_of(s.rows, line.row), columns = taps_of(s.columns, ow);
+  bool none = slices.first == slices.last || rows.first == rows.last || columns.first == columns.last;
+  I first = (slices.first * s.rows.kernel + rows.first) * s.columns.kernel + columns.first;
+  typename Op::State state = op.start(none ? -1 : first);
   I row_step = s.rows.dilation * s.columns.size * s.channels, column_step = s.columns.dilation * s.channels;
   I row = rows.start + rows.first * s.rows.dilation, column = columns.start + columns.first * s.columns.dilation;
-  const T* line = image + (row * s.columns.size + column) * s.channels;
-  for (I r = rows.first; r < rows.last; ++r, line += row_step) {
-    const T* from = line;
-    for (I c = columns.first; c < columns.last; ++c, from += column_step)
-      Op::add(state, load_pack<N>(from), r * s.columns.kernel + c);
-    Op::end_row(state);
+  for (I d = slices.first; d < slices.last; ++d) {
+    const T* top = image + ((slice_at(s, slices.start, d) * s.rows.size + row) * s.columns.size + column) * s.channels;
+    for (I r = rows.first; r < rows.last; ++r, top += row_step) {
+      const T* from = top;
+      I tap = (d * s.rows.kernel + r) * s.columns.kernel;
+      for (I c = columns.first; c < columns.last; ++c, from += column_step) Op::add(state, load_pack<N>(from), tap + c);
+      Op::end_row(state);
+    }
   }
   return state;
 }
@@ -147,14 +152,14 @@ __device__ __forceinline__ void slide(const Shape<I>& s, const Op& op, const T* 
 
 // K: the size of square windows without dilation, or 0; with a size, one channel to a thread is one that is
 // alone. A thread's part is `depth` rows of a column of the output.
-template <class Op, class T, int N, int K, bool Slides, class I>
+template <class Op, class T, int N, int K, bool Slides, class I, bool Deep>
 __global__ void __launch_bounds__(threads, 1)
-    forward_kernel(Shape<I> s, Walk<I> walk, I depth, const T* __restrict__ x, Op op) {
+    forward_kernel(Shape<I, Deep> s, Walk<I> walk, I depth, const T* __restrict__ x, Op op) {
   I number = thread_number<I>();
   if (number >= walk.count) return;
   Spot<I> at = walk.template spot < K != 0 && N == 1 > (number);
   const T* image = x + at.image * s.in + at.lane * N;
-  I row = at.row * depth, last = min(row + depth, s.rows.out);
+  I row = at.row * depth, last = min(row + depth, output_rows(s));
   if constexpr (Slides) {
     slide<Op, N, K>(s, op, image, at, row, last);
   } else {
@@ -199,17 +204,18 @@ __global__ void __launch_bounds__(threads, 1) pairs_kernel(Shape<I> s, Walk<I> w
 
 // Op: a template over the element type, the channels of a thread and the index type. `to` is what it
 // writes to: to.at(image, shape's out) is the same from another image on; to.aligned() whether packs fit.
-template <template <class, int, class> class Op, class T, int N, int K, bool Slides, class I, class To>
+template <template <class, int, class> class Op, class T, int N, int K, bool Slides, class I, bool Deep = false,
+          class To>
 void launch_forward(const PoolParams& p, const T* x, const To& to) {
-  Shape<I> s = shape_of<I>(p);
+  Shape<I, Deep> s = shape_of<I, Deep>(p);
   // Several windows to a thread where that leaves enough threads to keep the memory busy.
   bool overlap = Slides || (p.rows.kernel > p.rows.stride && !p.rows.adaptive);
   int64_t outputs = images_of(p) * s.out / N;
   int64_t depth = overlap && outputs / 4 >= int64_t{1024} * multiprocessors(p.place) ? 4 : 1;
-  for_images<I>(images_of(p), ceil_div(p.rows.out, depth), p.columns.out, s.channels / N,
+  for_images<I>(images_of(p), ceil_div(p.slices.out * p.rows.out, depth), p.columns.out, s.channels / N,
                 [&](const Walk<I>& walk, int64_t first) {
-                  launch(forward_kernel<Op<T, N, I>, T, N, K, Slides, I>, grid_for(walk.count, threads), threads, 0,
-                         p.place, s, walk, static_cast<I>(depth), x + first * s.in,
+                  launch(forward_kernel<Op<T, N, I>, T, N, K, Slides, I, Deep>, grid_for(walk.count, threads), threads,
+                         0, p.place, s, walk, static_cast<I>(depth), x + first * s.in,
                          Op<T, N, I>(p, to.at(first * s.out)));
                 });
 }
@@ -233,6 +239,7 @@ inline bool is_pairs(const PoolParams& p) {
 template <template <class, int, class> class Op, class T, int N, class To>
 void forward_by_size(const PoolParams& p, const T* x, const To& to) {
   bool special = N > 1 || channels_of(p) == 1;
+  if (is_deep(p)) return launch_forward<Op, T, N, 0, false, int32_t, true>(p, x, to);
   if (special && is_square(p, 3, 0) && p.rows.stride == 1)
     launch_forward<Op, T, N, 3, true, int32_t>(p, x, to);
   else if (special && is_square(p, 3, 0))
@@ -248,7 +255,8 @@ void forward(const PoolParams& p, const T* x, const To& to) {
   constexpr int N = pack_size<T>;
   bool aligned = aligned16(x) && to.aligned();
   if (!fits_32(p))
-    launch_forward<Op, T, 1, 0, false, int64_t>(p, x, to);
+    is_deep(p) ? launch_forward<Op, T, 1, 0, false, int64_t, true>(p, x, to)
+               : launch_forward<Op, T, 1, 0, false, int64_t>(p, x, to);
   else if (aligned && is_pairs(p) && p.columns.size % N == 0)
     launch_pairs<Op, T, N / 2>(p, x, to);
   else if (aligned && is_pairs(p))

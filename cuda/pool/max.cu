@@ -1,5 +1,5 @@
-// Maximum pooling and its gradient, contiguous (packs of 16 bytes along the columns of 2 x 2 windows, else
-// one column to a thread) and channels-last (packs of 16 bytes along the channels).
+// Maximum pooling, ordinary and adaptive, and its gradient, contiguous (packs of 16 bytes along the columns of 2 x 2
+// windows, else one column to a thread) and channels-last (packs of 16 bytes along the channels).
 //
 // The forward pass writes the maximum and, in the same pass, which entry it was: its tap, one byte of a
 // window, which is all that the gradient reads beside the cotangent (an int64 place where a window has more
@@ -115,13 +115,18 @@ struct Highest {
     }
   }
 
-  __device__ __forceinline__ int64_t place(const Shape<I>& s, I row, I column, I tap) const {
+  template <bool Deep>
+  __device__ __forceinline__ int64_t place(const Shape<I, Deep>& s, I row, I column, I tap) const {
     if (tap < 0) return -1;
-    I r = row * s.rows.stride - s.rows.padding + tap / s.columns.kernel * s.rows.dilation;
-    I c = column * s.columns.stride - s.columns.padding + tap % s.columns.kernel * s.columns.dilation;
-    return static_cast<int64_t>(r) * s.columns.size + c;
+    Position<I> line = output_line(s, row);
+    I above = tap / s.columns.kernel, d = Deep ? above / s.rows.kernel : 0;
+    I slice = slice_at(s, slice_taps(s, line.slice).start, d);
+    I r = start_of(s.rows, line.row) + (above - d * s.rows.kernel) * s.rows.dilation;
+    I c = start_of(s.columns, column) + tap % s.columns.kernel * s.columns.dilation;
+    return (static_cast<int64_t>(slice) * s.rows.size + r) * s.columns.size + c;
   }
-  __device__ __forceinline__ void store(const Shape<I>& s, int64_t at, I row, I column, I step,
+  template <bool Deep>
+  __device__ __forceinline__ void store(const Shape<I, Deep>& s, int64_t at, I row, I column, I step,
                                         const State& state) const {
     Pack<T, N> y;
     Pack<uint8_t, N> taps;
@@ -170,7 +175,8 @@ struct ToHighest {
     for (int i = 0; i < N; ++i)
       if (window.taps.v[i] == tap) sums[i] += widen(window.dy.v[i]);
   }
-  __device__ __forceinline__ void gather(C (&sums)[N], const Shape<I>&, I, I, int64_t at, I tap, I place) const {
+  template <bool Deep>
+  __device__ __forceinline__ void gather(C (&sums)[N], const Shape<I, Deep>&, I, I, int64_t at, I tap, I place) const {
     if (from.taps) {
       Pack<uint8_t, N> taps = load_pack<N>(from.taps + at);
 #pragma unroll
@@ -189,6 +195,7 @@ struct ToHighest {
 // ---- launchers ----------------------------------------------------------------------------------
 
 void max_pool_forward(const PoolParams& p, const void* input, void* output, void* taps, int64_t* indices) {
+  if (p.slices.out == 0 || p.rows.out == 0 || p.columns.out == 0) return;
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     forward<Highest, T>(p, static_cast<const T*>(input), maxima_of(p, static_cast<T*>(output), taps, indices));

@@ -29,10 +29,9 @@ struct Axis {
 };
 
 // The axis with a stride and a dilation that step out of the input at once brought down to the least
-// that does: sums stay small, and windows hold the same entries. The fields that an adaptive one does not
-// use are set to what leaves its entries next to each other.
+// that does: sums stay small, and windows hold the same entries.
 inline PoolAxis tamed(PoolAxis a) {
-  if (a.adaptive) return {a.size, a.out, 1, 1, 0, 1, true};
+  if (a.adaptive) return a;
   a.stride = std::min(a.stride, a.size + a.padding);
   a.dilation = a.kernel == 1 ? 1 : std::min(a.dilation, a.size + a.padding);
   return a;
@@ -73,6 +72,12 @@ __device__ __forceinline__ Taps<I> taps_of(const Axis<I>& a, I o) {
   return {start, min(first, last), last};
 }
 
+// Where window o starts.
+template <class I>
+__device__ __forceinline__ I start_of(const Axis<I>& a, I o) {
+  return a.adaptive ? a.by_out.divide(o * a.size) : o * a.stride - a.padding;
+}
+
 template <class I>
 __device__ __forceinline__ bool is_inside(I size, I i) {
   using Unsigned = std::make_unsigned_t<I>;
@@ -95,29 +100,113 @@ __device__ __forceinline__ Over<I> windows_over(const Axis<I>& a, I i) {
 // The tap by which window o, one of those over i, holds entry i, or -1.
 template <class I>
 __device__ __forceinline__ I tap_at(const Axis<I>& a, I o, I i) {
+  if (a.adaptive) return i - start_of(a, o);
   I distance = i + a.padding - o * a.stride, tap = a.by_dilation.divide(distance);
   return tap * a.dilation == distance ? tap : -1;
 }
 
 // ---- all of the input ---------------------------------------------------------------------------
 
-template <class I>
+// Rows of a volume are counted through all its slices. What differs where there are slices stands here, so
+// that kernels for planes have nothing of it: a plane is the one slice, and under all windows.
+template <class I, bool Deep = false>
 struct Shape {
   Axis<I> rows, columns;
   I channels;       // from one column to the next
   int64_t in, out;  // elements of an image of the input and of the output
 };
+template <class I>
+struct Shape<I, true> : Shape<I> {
+  Axis<I> slices;
+};
+
+template <class I>
+struct Position {
+  I slice, row;
+};
+
+template <class I>
+__device__ __forceinline__ I output_rows(const Shape<I>& s) {
+  return s.rows.out;
+}
+template <class I>
+__device__ __forceinline__ I output_rows(const Shape<I, true>& s) {
+  return s.slices.out * s.rows.out;
+}
+
+template <class I>
+__device__ __forceinline__ Position<I> output_line(const Shape<I>&, I row) {
+  return {0, row};
+}
+template <class I>
+__device__ __forceinline__ Position<I> output_line(const Shape<I, true>& s, I row) {
+  I slice = s.rows.by_out.divide(row);
+  return {slice, row - slice * s.rows.out};
+}
+
+template <class I>
+__device__ __forceinline__ Position<I> input_line(const Shape<I>&, I row) {
+  return {0, row};
+}
+template <class I>
+__device__ __forceinline__ Position<I> input_line(const Shape<I, true>& s, I row) {
+  I slice = s.rows.by_size.divide(row);
+  return {slice, row - slice * s.rows.size};
+}
+
+template <class I>
+__device__ __forceinline__ Taps<I> slice_taps(const Shape<I>&, I) {
+  return {0, 0, 1};
+}
+template <class I>
+__device__ __forceinline__ Taps<I> slice_taps(const Shape<I, true>& s, I slice) {
+  return taps_of(s.slices, slice);
+}
+
+// The slice of the input that tap d of windows that start at slice `start` is.
+template <class I>
+__device__ __forceinline__ I slice_at(const Shape<I>&, I, I) {
+  return 0;
+}
+template <class I>
+__device__ __forceinline__ I slice_at(const Shape<I, true>& s, I start, I d) {
+  return start + d * s.slices.dilation;
+}
+
+template <class I>
+__device__ __forceinline__ Over<I> slices_over(const Shape<I>&, I) {
+  return {0, 1};
+}
+template <class I>
+__device__ __forceinline__ Over<I> slices_over(const Shape<I, true>& s, I slice) {
+  return windows_over(s.slices, slice);
+}
+
+template <class I>
+__device__ __forceinline__ I slice_tap_at(const Shape<I>&, I, I) {
+  return 0;
+}
+template <class I>
+__device__ __forceinline__ I slice_tap_at(const Shape<I, true>& s, I o, I slice) {
+  return tap_at(s.slices, o, slice);
+}
 
 inline int64_t channels_of(const PoolParams& p) { return p.layout == Layout::channels_last ? p.channels : 1; }
 inline int64_t images_of(const PoolParams& p) {
   return p.layout == Layout::channels_last ? p.batch : p.batch * p.channels;
 }
 
-template <class I>
-Shape<I> shape_of(const PoolParams& p) {
-  int64_t channels = channels_of(p);
-  return {axis_of<I>(p.rows), axis_of<I>(p.columns), static_cast<I>(channels), p.rows.size * p.columns.size * channels,
-          p.rows.out * p.columns.out * channels};
+inline bool is_deep(const PoolParams& p) { return p.dims == 3; }
+
+template <class I, bool Deep = false>
+Shape<I, Deep> shape_of(const PoolParams& p) {
+  int64_t channels = channels_of(p), in = p.slices.size * p.rows.size * p.columns.size * channels;
+  int64_t out = p.slices.out * p.rows.out * p.columns.out * channels;
+  Shape<I> shape{axis_of<I>(p.rows), axis_of<I>(p.columns), static_cast<I>(channels), in, out};
+  if constexpr (Deep)
+    return {shape, axis_of<I>(p.slices)};
+  else
+    return shape;
 }
 
 constexpr int64_t most_32 = (int64_t{1} << 31) - 4096;  // numbers of threads too, with the rest of a block
@@ -130,18 +219,24 @@ inline bool fits_32(const PoolParams& p) {
     return static_cast<__int128>(a.kernel - 1) * a.dilation + a.size + a.padding + a.dilation +
            static_cast<__int128>(a.out + 1) * a.stride;
   };
-  auto elements = [&](int64_t rows, int64_t columns) { return static_cast<__int128>(rows) * columns * channels_of(p); };
-  auto taps = p.rows.adaptive || p.columns.adaptive ? 0 : static_cast<__int128>(p.rows.kernel) * p.columns.kernel;
-  return std::max({reach(p.rows), reach(p.columns), taps, elements(p.rows.size, p.columns.size),
-                   elements(p.rows.out, p.columns.out)}) <= most_32;
+  auto product = [](int64_t slices, int64_t rows, int64_t columns, int64_t channels) {
+    __int128 all = 1;
+    for (int64_t n : {slices, rows, columns, channels}) all = std::min<__int128>(all * n, most_32 + 1);
+    return all;
+  };
+  int64_t channels = channels_of(p);
+  return std::max({reach(p.slices), reach(p.rows), reach(p.columns),
+                   product(p.slices.kernel, p.rows.kernel, p.columns.kernel, 1),
+                   product(p.slices.size, p.rows.size, p.columns.size, channels),
+                   product(p.slices.out, p.rows.out, p.columns.out, channels)}) <= most_32;
 }
 
-// One window over all of a plane.
+// One window over all of a volume.
 inline bool is_whole(const PoolParams& p) {
   auto covers = [](const PoolAxis& a) {
     return a.out == 1 && (a.adaptive || (a.dilation == 1 && a.padding == 0 && a.kernel >= a.size));
   };
-  return covers(p.rows) && covers(p.columns);
+  return covers(p.slices) && covers(p.rows) && covers(p.columns);
 }
 
 // ---- threads ------------------------------------------------------------------------------------
@@ -172,12 +267,12 @@ __device__ __forceinline__ I thread_number() {
   return static_cast<I>(blockIdx.x) * static_cast<I>(threads) + static_cast<I>(threadIdx.x);
 }
 
-// Whether both axes have windows of this size, and of this stride if it is not 0, without dilation.
+// Whether both axes of planes have windows of this size, and of this stride if it is not 0, without dilation.
 inline bool is_square(const PoolParams& p, int64_t kernel, int64_t stride) {
   auto fits = [&](const PoolAxis& a) {
     return !a.adaptive && a.kernel == kernel && a.dilation == 1 && (stride == 0 || a.stride == stride);
   };
-  return fits(p.rows) && fits(p.columns);
+  return !is_deep(p) && fits(p.rows) && fits(p.columns);
 }
 
 // f(walk, first image) for parts of the images that a launch can number.

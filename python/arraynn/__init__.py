@@ -18,10 +18,24 @@ from .attention import scaled_dot_product_attention
 from .conv import conv1d, conv2d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
+from .embedding import embedding
 from .linear import linear
 from .loss import binary_cross_entropy_with_logits, huber_loss, kl_div, l1_loss, mse_loss
 from .optimizer import adagrad_step, adam_step, clip_grad_norm, clip_grad_value, rmsprop_step, sgd_step
-from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from .pool import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
 from .rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 from .row_norm import layer_norm, rms_norm
 
@@ -37,9 +51,16 @@ __all__ = [
     "History",
     "adagrad_step",
     "adam_step",
+    "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "avg_pool1d",
     "avg_pool2d",
     "batch_norm",
+    "avg_pool3d",
     "binary_cross_entropy_with_logits",
     "clip_grad_norm",
     "clip_grad_value",
@@ -50,6 +71,7 @@ __all__ = [
     "cuda",
     "dropout",
     "elu",
+    "embedding",
     "evaluate",
     "fit",
     "gelu",
@@ -70,7 +92,9 @@ __all__ = [
     "log_softmax",
     "lstm",
     "lstm_cell",
+    "max_pool1d",
     "max_pool2d",
+    "max_pool3d",
     "mse_loss",
     "nll_loss",
     "optim",

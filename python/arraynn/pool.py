@@ -1,31 +1,82 @@
-"""Pooling over windows of a plane."""
+"""Pooling over windows along one, two or three axes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
-
-from . import _core
-from ._common import Array, IntOrPair, as_dtype, flag, integer, is_channels_last, spatial
+from ._common import Array
+from ._pool import (
+    OutputSize,
+    Sizes,
+    adaptive_avg_pool_rule,
+    adaptive_max_pool_rule,
+    average_options,
+    avg_pool1d_rule,
+    avg_pool_rule,
+    largest,
+    max_options,
+    max_pool_rule,
+    mean,
+    output_size_of,
+)
 from ._vjp import defvjp
 
-_Pull: TypeAlias = Callable[[Any], tuple[Any, ...]]
 
+def max_pool1d(
+    input: Array,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    out: Array | None = None,
+) -> Array | tuple[Array, Array]:
+    """Take the maximum of each window along an axis.
 
-def _window(op: str, kernel_size: Any, stride: Any, padding: Any) -> tuple[tuple[int, ...], ...]:
-    """Spell kernel, stride and padding as pairs; no stride is the kernel's size."""
-    kernel = spatial(op, "kernel_size", kernel_size, 2)
-    no_stride = stride is None or (isinstance(stride, tuple | list) and not stride)
-    strides = kernel if no_stride else spatial(op, "stride", stride, 2)
-    return kernel, strides, spatial(op, "padding", padding, 2)
+    ``y[q] = max_s x[q stride + s dilation - padding]``, padding counting as -inf. NaN wins.
+
+    Parameters
+    ----------
+    input : array of shape (N, C, L) or (C, L)
+        Floating. A channels-last array (say ``x_nlc.transpose(0, 2, 1)``) is used as it lies.
+    kernel_size : int or tuple of 1 int
+    stride : int or tuple of 1 int, optional
+        `kernel_size` by default.
+    padding : int or tuple of 1 int, default 0
+        At most half of the kernel.
+    dilation : int or tuple of 1 int, default 1
+    ceil_mode : bool, default False
+        Also take windows that hang over the end, if they start in the input or in the padding
+        before it.
+    return_indices : bool, default False
+        Also return where the maxima lie.
+    out : array, optional
+        Where to write the result; not together with `return_indices`.
+
+    Returns
+    -------
+    array of shape (N, C, Q) or (C, Q)
+        ``Q = (L + 2 padding - dilation (kernel - 1) - 1) // stride + 1``, in the memory order of `input`.
+    indices : array of int64 of that shape, with ``return_indices=True``
+        The entry, counted without padding, of the first of equal maxima or the last NaN; -1 for a
+        window of nothing but padding, which dilation makes possible.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `input` is not a floating array of 2 or 3 dimensions, or an option or `out` does not fit.
+    """
+    op = "max_pool1d"
+    options = max_options(op, kernel_size, stride, padding, dilation, ceil_mode)
+    return largest(op, input, options, return_indices, out)
 
 
 def max_pool2d(
     input: Array,
-    kernel_size: IntOrPair,
-    stride: IntOrPair | None = None,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
     *,
@@ -50,7 +101,7 @@ def max_pool2d(
         before it.
     return_indices : bool, default False
         Also return where the maxima lie.
-    out : array of shape (N, C, P, Q), optional
+    out : array, optional
         Where to write the result; not together with `return_indices`.
 
     Returns
@@ -66,31 +117,113 @@ def max_pool2d(
     TypeError, ValueError
         `input` is not a floating array of 3 or 4 dimensions, or an option or `out` does not fit.
     """
-    window = _max_options(kernel_size, stride, padding, dilation, ceil_mode)
-    if not return_indices:
-        result: Array = _core.max_pool2d(input, *window, False, False, out)[0]
-        return result
-    if out is not None:
-        raise TypeError("max_pool2d: out is given together with return_indices=True, expected one of them")
-    y, indices, _, _ = _core.max_pool2d(input, *window, True, False, None)
-    return y, indices
+    op = "max_pool2d"
+    options = max_options(op, kernel_size, stride, padding, dilation, ceil_mode)
+    return largest(op, input, options, return_indices, out)
 
 
-def _max_options(
-    kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
-) -> tuple[Any, ...]:
-    return (
-        *_window("max_pool2d", kernel_size, stride, padding),
-        spatial("max_pool2d", "dilation", dilation, 2),
-        flag("max_pool2d", "ceil_mode", ceil_mode),
-    )
+def max_pool3d(
+    input: Array,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    out: Array | None = None,
+) -> Array | tuple[Array, Array]:
+    """Take the maximum of each window of a volume.
+
+    As in `max_pool2d`, with a third axis in front. Padding counts as -inf. NaN wins.
+
+    Parameters
+    ----------
+    input : array of shape (N, C, D, H, W) or (C, D, H, W)
+        Floating. A channels-last array (say ``x_ndhwc.transpose(0, 4, 1, 2, 3)``) is used as it lies.
+    kernel_size : int or triple of ints
+    stride : int or triple of ints, optional
+        `kernel_size` by default.
+    padding : int or triple of ints, default 0
+        At most half of the kernel.
+    dilation : int or triple of ints, default 1
+    ceil_mode : bool, default False
+        Also take windows that hang over the end, if they start in the input or in the padding
+        before it.
+    return_indices : bool, default False
+        Also return where the maxima lie.
+    out : array, optional
+        Where to write the result; not together with `return_indices`.
+
+    Returns
+    -------
+    array of shape (N, C, O, P, Q) or (C, O, P, Q)
+        ``O = (D + 2 padding - dilation (kernel - 1) - 1) // stride + 1``, in the memory order of `input`.
+    indices : array of int64 of that shape, with ``return_indices=True``
+        ``(slice * H + row) * W + column`` in the volume without padding, of the first of equal
+        maxima or the last NaN; -1 for a window of nothing but padding, which dilation makes possible.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `input` is not a floating array of 4 or 5 dimensions, or an option or `out` does not fit.
+    """
+    op = "max_pool3d"
+    options = max_options(op, kernel_size, stride, padding, dilation, ceil_mode)
+    return largest(op, input, options, return_indices, out)
+
+
+def avg_pool1d(
+    input: Array,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """Average each window along an axis.
+
+    ``y[q] = sum_s x[q stride + s - padding] / divisor``, padding counting as 0.
+
+    Parameters
+    ----------
+    input : array of shape (N, C, L) or (C, L)
+        Floating. A channels-last array (say ``x_nlc.transpose(0, 2, 1)``) is used as it lies.
+    kernel_size : int or tuple of 1 int
+    stride : int or tuple of 1 int, optional
+        `kernel_size` by default.
+    padding : int or tuple of 1 int, default 0
+        At most half of the kernel.
+    ceil_mode : bool, default False
+        Also take windows that hang over the end, if they start in the input or in the padding
+        before it.
+    count_include_pad : bool, default True
+        Whether the divisor counts padding (not what `ceil_mode` adds behind it).
+    out : array, optional
+        Where to write the result.
+
+    Returns
+    -------
+    array of shape (N, C, Q) or (C, Q)
+        ``Q = (L + 2 padding - kernel) // stride + 1``, in the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `input` is not a floating array of 2 or 3 dimensions, or an option or `out` does not fit.
+    """
+    op = "avg_pool1d"
+    options = average_options(op, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+    return mean(op, input, options, out)
 
 
 def avg_pool2d(
     input: Array,
-    kernel_size: IntOrPair,
-    stride: IntOrPair | None = None,
-    padding: IntOrPair = 0,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
@@ -117,7 +250,7 @@ def avg_pool2d(
         Whether the divisor counts padding (not what `ceil_mode` adds behind it).
     divisor_override : int, optional
         The divisor, instead of the number of entries.
-    out : array of shape (N, C, P, Q), optional
+    out : array, optional
         Where to write the result.
 
     Returns
@@ -130,28 +263,93 @@ def avg_pool2d(
     TypeError, ValueError
         `input` is not a floating array of 3 or 4 dimensions, or an option or `out` does not fit.
     """
-    options = _average_options(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    result: Array = _core.avg_pool2d(input, *options, out)
-    return result
-
-
-def _average_options(
-    kernel_size: Any, stride: Any, padding: Any, ceil_mode: Any, count_include_pad: Any, divisor: Any
-) -> tuple[Any, ...]:
     op = "avg_pool2d"
-    if divisor is not None:
-        divisor = integer(op, "divisor_override", divisor)
-    return (
-        *_window(op, kernel_size, stride, padding),
-        flag(op, "ceil_mode", ceil_mode),
-        flag(op, "count_include_pad", count_include_pad),
-        divisor,
+    options = average_options(
+        op, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
+    return mean(op, input, options, out)
 
 
-def adaptive_avg_pool2d(
-    input: Array, output_size: int | Sequence[int | None], *, out: Array | None = None
+def avg_pool3d(
+    input: Array,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    out: Array | None = None,
 ) -> Array:
+    """Average each window of a volume.
+
+    As in `avg_pool2d`, with a third axis in front. Padding counts as 0.
+
+    Parameters
+    ----------
+    input : array of shape (N, C, D, H, W) or (C, D, H, W)
+        Floating. A channels-last array (say ``x_ndhwc.transpose(0, 4, 1, 2, 3)``) is used as it lies.
+    kernel_size : int or triple of ints
+    stride : int or triple of ints, optional
+        `kernel_size` by default.
+    padding : int or triple of ints, default 0
+        At most half of the kernel.
+    ceil_mode : bool, default False
+        Also take windows that hang over the end, if they start in the input or in the padding
+        before it.
+    count_include_pad : bool, default True
+        Whether the divisor counts padding (not what `ceil_mode` adds behind it).
+    divisor_override : int, optional
+        The divisor, instead of the number of entries.
+    out : array, optional
+        Where to write the result.
+
+    Returns
+    -------
+    array of shape (N, C, O, P, Q) or (C, O, P, Q)
+        ``O = (D + 2 padding - kernel) // stride + 1``, in the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `input` is not a floating array of 4 or 5 dimensions, or an option or `out` does not fit.
+    """
+    op = "avg_pool3d"
+    options = average_options(
+        op, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+    return mean(op, input, options, out)
+
+
+def adaptive_avg_pool1d(input: Array, output_size: OutputSize, *, out: Array | None = None) -> Array:
+    """Average windows chosen so that the output has the given size.
+
+    Entry q of the output averages the entries from ``floor(q L / Q)`` to before ``ceil((q + 1) L / Q)``.
+
+    Parameters
+    ----------
+    input : array of shape (N, C, L) or (C, L)
+        Floating. A channels-last array (say ``x_nlc.transpose(0, 2, 1)``) is used as it lies.
+    output_size : int or tuple of 1 int
+        Q; None in a tuple keeps the input's size.
+    out : array, optional
+        Where to write the result.
+
+    Returns
+    -------
+    array of shape (N, C, Q) or (C, Q)
+        In the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `input` is not a floating array of 2 or 3 dimensions, or an option or `out` does not fit.
+    """
+    op = "adaptive_avg_pool1d"
+    return mean(op, input, output_size_of(op, output_size), out)
+
+
+def adaptive_avg_pool2d(input: Array, output_size: OutputSize, *, out: Array | None = None) -> Array:
     """Average windows chosen so that the output has the given size.
 
     Row p of the output averages the rows from ``floor(p H / P)`` to before ``ceil((p + 1) H / P)``, and
@@ -163,7 +361,7 @@ def adaptive_avg_pool2d(
         Floating. A channels-last array (say ``x_nhwc.transpose(0, 3, 1, 2)``) is used as it lies.
     output_size : int or pair
         (P, Q); None in a pair keeps the input's size.
-    out : array of shape (N, C, P, Q), optional
+    out : array, optional
         Where to write the result.
 
     Returns
@@ -176,78 +374,153 @@ def adaptive_avg_pool2d(
     TypeError, ValueError
         `input` is not a floating array of 3 or 4 dimensions, or an option or `out` does not fit.
     """
-    result: Array = _core.adaptive_avg_pool2d(input, _output_size(output_size), out)
-    return result
+    op = "adaptive_avg_pool2d"
+    return mean(op, input, output_size_of(op, output_size), out)
 
 
-def _output_size(value: Any) -> tuple[int | None, ...]:
-    op, name = "adaptive_avg_pool2d", "output_size"
-    if not isinstance(value, tuple | list):
-        return (integer(op, name, value),) * 2
-    if len(value) != 2:
-        raise ValueError(f"{op}: {name} is {value!r}, expected an int or 2 of them")
-    return tuple(None if size is None else integer(op, name, size) for size in value)
+def adaptive_avg_pool3d(input: Array, output_size: OutputSize, *, out: Array | None = None) -> Array:
+    """Average windows chosen so that the output has the given size.
+
+    Row p of the output averages the rows from ``floor(p H / P)`` to before ``ceil((p + 1) H / P)``, and
+    so do the slices and the columns.
+
+    Parameters
+    ----------
+    input : array of shape (N, C, D, H, W) or (C, D, H, W)
+        Floating. A channels-last array (say ``x_ndhwc.transpose(0, 4, 1, 2, 3)``) is used as it lies.
+    output_size : int or triple
+        (O, P, Q); None in a triple keeps the input's size.
+    out : array, optional
+        Where to write the result.
+
+    Returns
+    -------
+    array of shape (N, C, O, P, Q) or (C, O, P, Q)
+        In the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `input` is not a floating array of 4 or 5 dimensions, or an option or `out` does not fit.
+    """
+    op = "adaptive_avg_pool3d"
+    return mean(op, input, output_size_of(op, output_size), out)
 
 
-@defvjp(max_pool2d, "input")
-def _max_pool2d_vjp(
-    wanted: tuple[bool, ...],
-    input: Array,
-    kernel_size: IntOrPair,
-    stride: IntOrPair | None = None,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> tuple[Array | tuple[Array, Array], _Pull]:
-    options = _max_options(kernel_size, stride, padding, dilation, ceil_mode)
-    y, indices, taps, channels_last = _core.max_pool2d(input, *options, return_indices, wanted[0], None)
-    shape, dtype = input.shape, input.dtype
+def adaptive_max_pool1d(
+    input: Array, output_size: OutputSize, return_indices: bool = False, *, out: Array | None = None
+) -> Array | tuple[Array, Array]:
+    """Take the maximum of windows chosen so that the output has the given size.
 
-    def pull(cotangent: Any) -> tuple[Any, ...]:
-        if not wanted[0]:
-            return (None,)
-        dy = cotangent[0] if return_indices else cotangent
-        return (as_dtype(_core.max_pool2d_backward(dy, taps, shape, channels_last, *options), dtype),)
+    Entry q of the output takes the entries from ``floor(q L / Q)`` to before ``ceil((q + 1) L / Q)``.
+    NaN wins.
 
-    return ((y, indices) if return_indices else y), pull
+    Parameters
+    ----------
+    input : array of shape (N, C, L) or (C, L)
+        Floating. A channels-last array (say ``x_nlc.transpose(0, 2, 1)``) is used as it lies.
+    output_size : int or tuple of 1 int
+        Q; None in a tuple keeps the input's size.
+    return_indices : bool, default False
+        Also return where the maxima lie.
+    out : array, optional
+        Where to write the result; not together with `return_indices`.
 
+    Returns
+    -------
+    array of shape (N, C, Q) or (C, Q)
+        In the memory order of `input`.
+    indices : array of int64 of that shape, with ``return_indices=True``
+        As those of `max_pool1d`.
 
-def _average_rule(
-    input: Array, out: Array, wanted: bool, backward: Callable[..., Array], options: tuple[Any, ...]
-) -> tuple[Array, _Pull]:
-    """Return an average and its pullback, which holds no array."""
-    shape, dtype = input.shape, input.dtype
-    channels_last = is_channels_last(input)
-
-    def pull(cotangent: Array) -> tuple[Any, ...]:
-        if not wanted:
-            return (None,)
-        return (as_dtype(backward(cotangent, shape, channels_last, *options), dtype),)
-
-    return out, pull
+    Raises
+    ------
+    TypeError, ValueError
+        `input` is not a floating array of 2 or 3 dimensions, or an option or `out` does not fit.
+    """
+    op = "adaptive_max_pool1d"
+    return largest(op, input, output_size_of(op, output_size), return_indices, out)
 
 
-@defvjp(avg_pool2d, "input")
-def _avg_pool2d_vjp(
-    wanted: tuple[bool, ...],
-    input: Array,
-    kernel_size: IntOrPair,
-    stride: IntOrPair | None = None,
-    padding: IntOrPair = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> tuple[Array, _Pull]:
-    options = _average_options(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    out = _core.avg_pool2d(input, *options, None)
-    return _average_rule(input, out, wanted[0], _core.avg_pool2d_backward, options)
+def adaptive_max_pool2d(
+    input: Array, output_size: OutputSize, return_indices: bool = False, *, out: Array | None = None
+) -> Array | tuple[Array, Array]:
+    """Take the maximum of windows chosen so that the output has the given size.
+
+    Row p of the output takes the rows from ``floor(p H / P)`` to before ``ceil((p + 1) H / P)``, and
+    so do the columns. NaN wins.
+
+    Parameters
+    ----------
+    input : array of shape (N, C, H, W) or (C, H, W)
+        Floating. A channels-last array (say ``x_nhwc.transpose(0, 3, 1, 2)``) is used as it lies.
+    output_size : int or pair
+        (P, Q); None in a pair keeps the input's size.
+    return_indices : bool, default False
+        Also return where the maxima lie.
+    out : array, optional
+        Where to write the result; not together with `return_indices`.
+
+    Returns
+    -------
+    array of shape (N, C, P, Q) or (C, P, Q)
+        In the memory order of `input`.
+    indices : array of int64 of that shape, with ``return_indices=True``
+        As those of `max_pool2d`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `input` is not a floating array of 3 or 4 dimensions, or an option or `out` does not fit.
+    """
+    op = "adaptive_max_pool2d"
+    return largest(op, input, output_size_of(op, output_size), return_indices, out)
 
 
-@defvjp(adaptive_avg_pool2d, "input")
-def _adaptive_avg_pool2d_vjp(
-    wanted: tuple[bool, ...], input: Array, output_size: int | Sequence[int | None]
-) -> tuple[Array, _Pull]:
-    size = _output_size(output_size)
-    out = _core.adaptive_avg_pool2d(input, size, None)
-    return _average_rule(input, out, wanted[0], _core.adaptive_avg_pool2d_backward, (size,))
+def adaptive_max_pool3d(
+    input: Array, output_size: OutputSize, return_indices: bool = False, *, out: Array | None = None
+) -> Array | tuple[Array, Array]:
+    """Take the maximum of windows chosen so that the output has the given size.
+
+    Row p of the output takes the rows from ``floor(p H / P)`` to before ``ceil((p + 1) H / P)``, and
+    so do the slices and the columns. NaN wins.
+
+    Parameters
+    ----------
+    input : array of shape (N, C, D, H, W) or (C, D, H, W)
+        Floating. A channels-last array (say ``x_ndhwc.transpose(0, 4, 1, 2, 3)``) is used as it lies.
+    output_size : int or triple
+        (O, P, Q); None in a triple keeps the input's size.
+    return_indices : bool, default False
+        Also return where the maxima lie.
+    out : array, optional
+        Where to write the result; not together with `return_indices`.
+
+    Returns
+    -------
+    array of shape (N, C, O, P, Q) or (C, O, P, Q)
+        In the memory order of `input`.
+    indices : array of int64 of that shape, with ``return_indices=True``
+        As those of `max_pool3d`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `input` is not a floating array of 4 or 5 dimensions, or an option or `out` does not fit.
+    """
+    op = "adaptive_max_pool3d"
+    return largest(op, input, output_size_of(op, output_size), return_indices, out)
+
+
+defvjp(max_pool1d, "input")(max_pool_rule("max_pool1d"))
+defvjp(max_pool2d, "input")(max_pool_rule("max_pool2d"))
+defvjp(max_pool3d, "input")(max_pool_rule("max_pool3d"))
+defvjp(avg_pool1d, "input")(avg_pool1d_rule)
+defvjp(avg_pool2d, "input")(avg_pool_rule("avg_pool2d"))
+defvjp(avg_pool3d, "input")(avg_pool_rule("avg_pool3d"))
+defvjp(adaptive_avg_pool1d, "input")(adaptive_avg_pool_rule("adaptive_avg_pool1d"))
+defvjp(adaptive_avg_pool2d, "input")(adaptive_avg_pool_rule("adaptive_avg_pool2d"))
+defvjp(adaptive_avg_pool3d, "input")(adaptive_avg_pool_rule("adaptive_avg_pool3d"))
+defvjp(adaptive_max_pool1d, "input")(adaptive_max_pool_rule("adaptive_max_pool1d"))
+defvjp(adaptive_max_pool2d, "input")(adaptive_max_pool_rule("adaptive_max_pool2d"))
+defvjp(adaptive_max_pool3d, "input")(adaptive_max_pool_rule("adaptive_max_pool3d"))

@@ -258,7 +258,8 @@ DType Arguments::promote(Halves halves) {
     settle_state(i);
     if (operands_[i].is_written) check_written(i);
   }
-  bool widens = item_size(result_dtype_) == 2 && (!home_.on_device() || halves == Halves::as_float32);
+  bool on_host = !home_.on_device() && halves != Halves::moved;
+  bool widens = item_size(result_dtype_) == 2 && (on_host || halves == Halves::as_float32);
   dtype_ = widens ? DType::float32 : result_dtype_;
   for (size_t i = 0; i < operands_.size(); ++i) {
     Operand& operand = operands_[i];

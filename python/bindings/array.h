@@ -14,8 +14,9 @@
 
 namespace arraynn::python {
 
-// How 16-bit floats are computed with on a device. The host's kernels take them as float32 always.
-enum class Halves : int { native, as_float32 };
+// How 16-bit floats are computed with on a device. The host's kernels take them as float32, unless they are only
+// moved.
+enum class Halves : int { native, as_float32, moved };
 
 // The array arguments of one call. Floating arguments are promoted together, to what the kernels
 // compute in and to `result_dtype` for what the user gets; the former is wider where kernels have no

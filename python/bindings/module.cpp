@@ -13,6 +13,7 @@ void bind_attention(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_cross_entropy(py::module_& m);
 void bind_dropout(py::module_& m);
+void bind_embedding(py::module_& m);
 void bind_linear(py::module_& m);
 void bind_loss(py::module_& m);
 void bind_optimizer(py::module_& m);
@@ -68,6 +69,7 @@ PYBIND11_MODULE(_core, m) {
   bind_conv(m);
   bind_cross_entropy(m);
   bind_dropout(m);
+  bind_embedding(m);
   bind_linear(m);
   bind_loss(m);
   bind_optimizer(m);

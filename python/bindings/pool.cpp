@@ -10,16 +10,27 @@ namespace arraynn::python {
 
 namespace {
 
-using Pair = std::array<int64_t, 2>;
+// One number per spatial dimension, as Python spells options out.
+template <int dims>
+using Sizes = std::array<int64_t, dims>;
+// None keeps the input's size.
+template <int dims>
+using OutputSizes = std::array<std::optional<int64_t>, dims>;
 
-PoolOptions options_of(Pair kernel, Pair stride, Pair padding, Pair dilation, bool ceil_mode) {
-  return {
-      {kernel[0], kernel[1]}, {stride[0], stride[1]}, {padding[0], padding[1]}, {dilation[0], dilation[1]}, ceil_mode};
+template <int dims>
+PoolOptions options_of(const Sizes<dims>& kernel, const Sizes<dims>& stride, const Sizes<dims>& padding,
+                       const Sizes<dims>& dilation, bool ceil_mode) {
+  PoolOptions options{dims, {}, {}, {}, {}, ceil_mode};
+  std::copy(kernel.begin(), kernel.end(), options.kernel);
+  std::copy(stride.begin(), stride.end(), options.stride);
+  std::copy(padding.begin(), padding.end(), options.padding);
+  std::copy(dilation.begin(), dilation.end(), options.dilation);
+  return options;
 }
 
 // The input's memory decides: dense channels-last runs as it is, all else as contiguous.
-Layout layout_of(const Array& input) {
-  return input.ndim == 4 && is_channels_last(input) ? Layout::channels_last : Layout::contiguous;
+Layout layout_of(const Array& input, int dims) {
+  return input.ndim == dims + 2 && is_channels_last(input) ? Layout::channels_last : Layout::contiguous;
 }
 
 // What a pullback knows of the input that it does not hold: its shape and memory order.
@@ -35,14 +46,46 @@ struct InputLike {
   }
 };
 
+// What finds an op's parameters: params(input, layout).
+template <int dims>
+auto largest(const char* op, const Sizes<dims>& kernel, const Sizes<dims>& stride, const Sizes<dims>& padding,
+             const Sizes<dims>& dilation, bool ceil_mode) {
+  PoolOptions options = options_of<dims>(kernel, stride, padding, dilation, ceil_mode);
+  return [=](const Array& input, Layout layout) { return pool_params(op, input, options, layout); };
+}
+
+template <int dims>
+auto mean(const char* op, const Sizes<dims>& kernel, const Sizes<dims>& stride, const Sizes<dims>& padding,
+          bool ceil_mode, bool count_include_pad, std::optional<int64_t> divisor) {
+  Sizes<dims> dilation;
+  dilation.fill(1);
+  PoolOptions options = options_of<dims>(kernel, stride, padding, dilation, ceil_mode);
+  return [=](const Array& input, Layout layout) {
+    return avg_pool_params(op, input, options, count_include_pad, divisor ? &*divisor : nullptr, layout);
+  };
+}
+
+template <int dims>
+auto adaptive(const char* op, const OutputSizes<dims>& size) {
+  return [=](const Array& input, Layout layout) {
+    int64_t sizes[dims];
+    for (int i = 0; i < dims; ++i) {
+      int axis = input.ndim - dims + i;
+      sizes[i] = size[static_cast<size_t>(i)].value_or(axis >= 0 ? input.shape[axis] : 0);
+    }
+    return adaptive_pool_params(op, input, dims, sizes, layout);
+  };
+}
+
 // (output, indices or None, taps for the pullback or None, whether those are channels-last).
-py::tuple max_pool(py::handle input, Pair kernel, Pair stride, Pair padding, Pair dilation, bool ceil_mode,
-                   bool want_indices, bool for_pullback, py::handle out) {
-  Arguments args("max_pool2d");
+template <int dims, class F>
+py::tuple max_pool(const char* op, py::handle input, bool want_indices, bool for_pullback, py::handle out,
+                   const F& params) {
+  Arguments args(op);
   size_t x = args.floating("input", input);
   args.promote();
-  Layout layout = layout_of(args[x]);
-  PoolParams p = pool_params("max_pool2d", args[x], options_of(kernel, stride, padding, dilation, ceil_mode), layout);
+  Layout layout = layout_of(args[x], dims);
+  PoolParams p = params(args[x], layout);
   args.make_layout(x, layout);
   Output y(args, out, p.output_shape, p.ndim, layout);
   py::object indices = py::none(), taps = py::none();
@@ -62,16 +105,15 @@ py::tuple max_pool(py::handle input, Pair kernel, Pair stride, Pair padding, Pai
   return py::make_tuple(y.finish(), indices, taps, layout == Layout::channels_last);
 }
 
-py::object max_pool_gradient(py::handle cotangent, py::handle taps, const std::vector<int64_t>& shape,
-                             bool channels_last, Pair kernel, Pair stride, Pair padding, Pair dilation,
-                             bool ceil_mode) {
-  Arguments args("max_pool2d");
+template <class F>
+py::object max_pool_gradient(const char* op, py::handle cotangent, py::handle taps, const std::vector<int64_t>& shape,
+                             bool channels_last, const F& params) {
+  Arguments args(op);
   size_t dy = args.floating("cotangent", cotangent);
   args.promote();
   InputLike x(args, shape, channels_last);
-  PoolOptions options = options_of(kernel, stride, padding, dilation, ceil_mode);
-  PoolParams p = pool_params("max_pool2d", x.view, options, x.layout);
-  check_pool_cotangent("max_pool2d", p, args[dy]);
+  PoolParams p = params(x.view, x.layout);
+  check_pool_cotangent(op, p, args[dy]);
   args.make_layout(dy, x.layout);
   Output dx(args, py::none(), x.view.shape, x.view.ndim, x.layout);
   const void* saved = args.view_of(taps).data;
@@ -79,18 +121,18 @@ py::object max_pool_gradient(py::handle cotangent, py::handle taps, const std::v
   return dx.finish();
 }
 
-// params(input, layout) are those of the op.
-template <class F>
-py::object average(const char* op, py::handle input, py::handle out, const F& params) {
+// (output, whether it is channels-last).
+template <int dims, class F>
+py::tuple average(const char* op, py::handle input, py::handle out, const F& params) {
   Arguments args(op);
   size_t x = args.floating("input", input);
   args.promote();
-  Layout layout = layout_of(args[x]);
+  Layout layout = layout_of(args[x], dims);
   PoolParams p = params(args[x], layout);
   args.make_layout(x, layout);
   Output y(args, out, p.output_shape, p.ndim, layout);
   args.run([&] { avg_pool_forward(p, args[x].data, y.view().data); });
-  return y.finish();
+  return py::make_tuple(y.finish(), layout == Layout::channels_last);
 }
 
 template <class F>
@@ -108,44 +150,75 @@ py::object average_gradient(const char* op, py::handle cotangent, const std::vec
   return dx.finish();
 }
 
-auto ordinary(Pair kernel, Pair stride, Pair padding, bool ceil_mode, bool count_include_pad,
-              std::optional<int64_t> divisor) {
-  PoolOptions options = options_of(kernel, stride, padding, {1, 1}, ceil_mode);
-  return [=](const Array& input, Layout layout) {
-    return avg_pool_params(input, options, count_include_pad, divisor ? &*divisor : nullptr, layout);
-  };
+std::string backward_name(const char* op) { return std::string(op) + "_backward"; }
+
+template <int dims>
+void bind_max(py::module_& m, const char* op) {
+  m.def(op, [op](py::handle input, Sizes<dims> kernel, Sizes<dims> stride, Sizes<dims> padding, Sizes<dims> dilation,
+                 bool ceil_mode, bool want_indices, bool for_pullback, py::handle out) {
+    return max_pool<dims>(op, input, want_indices, for_pullback, out,
+                          largest<dims>(op, kernel, stride, padding, dilation, ceil_mode));
+  });
+  m.def(backward_name(op).c_str(),
+        [op](py::handle cotangent, py::handle taps, const std::vector<int64_t>& shape, bool channels_last,
+             Sizes<dims> kernel, Sizes<dims> stride, Sizes<dims> padding, Sizes<dims> dilation, bool ceil_mode) {
+          return max_pool_gradient(op, cotangent, taps, shape, channels_last,
+                                   largest<dims>(op, kernel, stride, padding, dilation, ceil_mode));
+        });
 }
 
-// None keeps the input's size.
-auto adaptive(std::array<std::optional<int64_t>, 2> size) {
-  return [=](const Array& input, Layout layout) {
-    auto of = [&](int axis) { return size[axis].value_or(input.ndim >= 2 ? input.shape[input.ndim - 2 + axis] : 0); };
-    return adaptive_pool_params("adaptive_avg_pool2d", input, of(0), of(1), layout);
-  };
+template <int dims>
+void bind_mean(py::module_& m, const char* op) {
+  m.def(op, [op](py::handle input, Sizes<dims> kernel, Sizes<dims> stride, Sizes<dims> padding, bool ceil_mode,
+                 bool count_include_pad, std::optional<int64_t> divisor, py::handle out) {
+    return average<dims>(op, input, out,
+                         mean<dims>(op, kernel, stride, padding, ceil_mode, count_include_pad, divisor));
+  });
+  m.def(backward_name(op).c_str(), [op](py::handle cotangent, const std::vector<int64_t>& shape, bool channels_last,
+                                        Sizes<dims> kernel, Sizes<dims> stride, Sizes<dims> padding, bool ceil_mode,
+                                        bool count_include_pad, std::optional<int64_t> divisor) {
+    return average_gradient(op, cotangent, shape, channels_last,
+                            mean<dims>(op, kernel, stride, padding, ceil_mode, count_include_pad, divisor));
+  });
+}
+
+template <int dims>
+void bind_adaptive_mean(py::module_& m, const char* op) {
+  m.def(op, [op](py::handle input, OutputSizes<dims> size, py::handle out) {
+    return average<dims>(op, input, out, adaptive<dims>(op, size));
+  });
+  m.def(backward_name(op).c_str(),
+        [op](py::handle cotangent, const std::vector<int64_t>& shape, bool channels_last, OutputSizes<dims> size) {
+          return average_gradient(op, cotangent, shape, channels_last, adaptive<dims>(op, size));
+        });
+}
+
+template <int dims>
+void bind_adaptive_max(py::module_& m, const char* op) {
+  m.def(op, [op](py::handle input, OutputSizes<dims> size, bool want_indices, bool for_pullback, py::handle out) {
+    return max_pool<dims>(op, input, want_indices, for_pullback, out, adaptive<dims>(op, size));
+  });
+  m.def(backward_name(op).c_str(), [op](py::handle cotangent, py::handle taps, const std::vector<int64_t>& shape,
+                                        bool channels_last, OutputSizes<dims> size) {
+    return max_pool_gradient(op, cotangent, taps, shape, channels_last, adaptive<dims>(op, size));
+  });
 }
 
 }  // namespace
 
 void bind_pool(py::module_& m) {
-  m.def("max_pool2d", &max_pool);
-  m.def("max_pool2d_backward", &max_pool_gradient);
-  m.def("avg_pool2d", [](py::handle input, Pair kernel, Pair stride, Pair padding, bool ceil_mode,
-                         bool count_include_pad, std::optional<int64_t> divisor, py::handle out) {
-    return average("avg_pool2d", input, out, ordinary(kernel, stride, padding, ceil_mode, count_include_pad, divisor));
-  });
-  m.def("avg_pool2d_backward",
-        [](py::handle cotangent, const std::vector<int64_t>& shape, bool channels_last, Pair kernel, Pair stride,
-           Pair padding, bool ceil_mode, bool count_include_pad, std::optional<int64_t> divisor) {
-          return average_gradient("avg_pool2d", cotangent, shape, channels_last,
-                                  ordinary(kernel, stride, padding, ceil_mode, count_include_pad, divisor));
-        });
-  m.def("adaptive_avg_pool2d", [](py::handle input, std::array<std::optional<int64_t>, 2> size, py::handle out) {
-    return average("adaptive_avg_pool2d", input, out, adaptive(size));
-  });
-  m.def("adaptive_avg_pool2d_backward", [](py::handle cotangent, const std::vector<int64_t>& shape, bool channels_last,
-                                           std::array<std::optional<int64_t>, 2> size) {
-    return average_gradient("adaptive_avg_pool2d", cotangent, shape, channels_last, adaptive(size));
-  });
+  bind_max<1>(m, "max_pool1d");
+  bind_max<2>(m, "max_pool2d");
+  bind_max<3>(m, "max_pool3d");
+  bind_mean<1>(m, "avg_pool1d");
+  bind_mean<2>(m, "avg_pool2d");
+  bind_mean<3>(m, "avg_pool3d");
+  bind_adaptive_mean<1>(m, "adaptive_avg_pool1d");
+  bind_adaptive_mean<2>(m, "adaptive_avg_pool2d");
+  bind_adaptive_mean<3>(m, "adaptive_avg_pool3d");
+  bind_adaptive_max<1>(m, "adaptive_max_pool1d");
+  bind_adaptive_max<2>(m, "adaptive_max_pool2d");
+  bind_adaptive_max<3>(m, "adaptive_max_pool3d");
 }
 
 }  // namespace arraynn::python

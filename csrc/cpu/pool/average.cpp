@@ -17,7 +17,7 @@ struct Counts {
 
 Counts counts_of(const PoolParams& p, const PoolAxis& a, double fixed) {
   if (fixed != 0) return {0, a.out, fixed, false, true};
-  if (a.adaptive) return {0, 0, 0, false, false};
+  if (a.adaptive) return {0, 0, 1, false, false};  // the sum over no window at all is divided, too
   int64_t padding = p.count_include_pad ? a.padding : 0;
   int64_t first = p.count_include_pad ? 0 : (a.padding + a.stride - 1) / a.stride;
   int64_t last_start = a.size + padding + a.padding - a.kernel;  // of the last window with all its entries
@@ -33,12 +33,25 @@ double count_at(const PoolAxis& a, const Counts& c, int64_t o) {
   return static_cast<double>((end < a.size + a.padding ? end : a.size + a.padding) - start);
 }
 
-// The divisor is a product of the two axes' counts; an override is the rows' alone.
+// The divisor is a product of the axes' counts; an override is the rows' alone.
 struct Divisors {
-  Counts rows, columns;
+  Counts slices, rows, columns;
 };
 Divisors divisors_of(const PoolParams& p) {
-  return {counts_of(p, p.rows, p.divisor), counts_of(p, p.columns, p.divisor != 0 ? 1 : 0)};
+  double one = p.divisor != 0 ? 1 : 0;
+  return {counts_of(p, p.slices, one), counts_of(p, p.rows, p.divisor), counts_of(p, p.columns, one)};
+}
+
+// The factor that slices and rows have in the divisors of a row of windows.
+template <bool deep>
+double count_at(const PoolParams& p, const Divisors& d, Line<deep> o) {
+  double rows = count_at(p.rows, d.rows, o.row);
+  return deep ? count_at(p.slices, d.slices, o.slice) * rows : rows;
+}
+
+template <class T>
+T whole_divisor(const PoolParams& p, const Divisors& d) {
+  return static_cast<T>(count_at(p, d, Line<true>{0, 0}) * count_at(p.columns, d.columns, 0));
 }
 
 // values[o] /= rows times the count of window o.
@@ -53,7 +66,7 @@ void divide_row(const PoolAxis& a, const Counts& c, double rows, T* values) {
   for (int64_t o = c.last; o < a.out; ++o) values[o] /= static_cast<T>(rows * count_at(a, c, o));
 }
 
-// ---- contiguous planes, backward ----------------------------------------------------------------
+// ---- contiguous volumes, backward ----------------------------------------------------------------
 
 template <class T>
 void fill(T* to, int64_t count, T value) {
@@ -66,13 +79,16 @@ void copy(const T* from, int64_t count, T* to) {
 }
 
 // The cotangents of the windows [begin, end) in the rows of windows `over`, each over its count.
-template <class T>
-void sum_rows(const PoolParams& p, const Divisors& d, const T* dy, Over over, int64_t begin, int64_t end, T* sums) {
+template <class T, bool deep>
+void sum_rows(const PoolParams& p, const Divisors& d, const T* dy, const Holders<deep>& over, int64_t begin,
+              int64_t end, T* sums) {
   int64_t out = p.columns.out;
   for_vectors<T>(end - begin, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
     vec<T> total{};
-    for (int64_t oh = over.first; oh < over.last; ++oh)
-      total += load_count(dy + oh * out + begin + i, n) / static_cast<T>(count_at(p.rows, d.rows, oh));
+    for (int64_t od = over.slices().first; od < over.slices().last; ++od)
+      for (int64_t oh = over.rows.first; oh < over.rows.last; ++oh)
+        total += load_count(dy + (od * p.rows.out + oh) * out + begin + i, n) /
+                 static_cast<T>(count_at(p, d, Line<deep>{od, oh}));
     store_count(sums + i, total, n);
   });
   auto each = [&](int64_t from, int64_t to) {
@@ -113,9 +129,10 @@ void add_spans(const PoolAxis& a, const T* sums, int64_t begin, int64_t end, T* 
   }
 }
 
-// The gradient's row h, which the rows of windows `over` hold. Without a list, windows lie anyhow.
-template <class T>
-void row_backward(const PoolParams& p, const Divisors& d, const Contributions* list, const T* dy, Over over, T* dx) {
+// A row of the gradient, which the rows of windows `over` hold. Without a list, windows lie anyhow.
+template <class T, bool deep>
+void row_backward(const PoolParams& p, const Divisors& d, const Contributions* list, const T* dy,
+                  const Holders<deep>& over, T* dx) {
   const PoolAxis& a = p.columns;
   alignas(64) T sums[room];
   if (list) {
@@ -131,40 +148,25 @@ void row_backward(const PoolParams& p, const Divisors& d, const Contributions* l
   }
 }
 
-// The gradient's rows [begin, end) of a plane. Rows in the same windows are equal.
-template <class T>
-void contiguous_backward(const PoolParams& p, const Divisors& d, const Contributions* list, const T* dy, int64_t begin,
-                         int64_t end, T* dx) {
-  Over over = windows_over(p.rows, begin), before{-1, -1};
-  int64_t width = p.columns.size;
-  for (int64_t h = begin; h < end; ++h, over = next_windows(p.rows, over, h)) {
-    T* row = dx + h * width;
-    if (over == before)
-      copy(row - width, width, row);
-    else
-      row_backward(p, d, list, dy, over, row);
-    before = over;
-  }
-}
-
 // ---- channels-last ------------------------------------------------------------------------------
 
 // A row of the output; x is the image.
-template <class T>
-void channels_last_row(const PoolParams& p, const Divisors& d, const T* x, int64_t oh, T* y) {
-  Span rows = span_of(p.rows, oh);
-  double high = count_at(p.rows, d.rows, oh);
+template <class T, bool deep>
+void channels_last_row(const PoolParams& p, const Divisors& d, const T* x, Line<deep> o, T* y) {
+  Span slices = deep ? span_of(p.slices, o.slice) : Span{0, 1, 1}, rows = span_of(p.rows, o.row);
+  double high = count_at(p, d, o);
   for (int64_t ow = 0; ow < p.columns.out; ++ow, y += p.channels) {
     Span columns = span_of(p.columns, ow);
     T divisor = static_cast<T>(high * count_at(p.columns, d.columns, ow));
     for_vectors<T>(p.channels, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
       vec<T> total{};
-      for (int64_t r = rows.begin; r < rows.end; ++r) {
-        vec<T> row{};
-        for (int64_t c = columns.begin; c < columns.end; ++c)
-          row += load_count(x + (r * p.columns.size + c) * p.channels + i, n);
-        total += row;
-      }
+      for (int64_t s = slices.begin; s < slices.end; ++s)
+        for (int64_t r = rows.begin; r < rows.end; ++r) {
+          vec<T> row{};
+          for (int64_t c = columns.begin; c < columns.end; ++c)
+            row += load_count(x + ((s * p.rows.size + r) * p.columns.size + c) * p.channels + i, n);
+          total += row;
+        }
       store_count(y + i, total / divisor, n);
     });
   }
@@ -172,9 +174,9 @@ void channels_last_row(const PoolParams& p, const Divisors& d, const T* x, int64
 
 bool is_inside(const Counts& c, Over over) { return over.first >= c.first && over.last <= c.last; }
 
-// A row of the gradient, which the rows of windows `rows` hold; dy is the image.
-template <class T>
-void channels_last_backward(const PoolParams& p, const Divisors& d, const T* dy, Over rows, T* dx) {
+// A row of the gradient, which the rows of windows `over` hold; dy is the image.
+template <class T, bool deep>
+void channels_last_backward(const PoolParams& p, const Divisors& d, const T* dy, const Holders<deep>& over, T* dx) {
   Over columns = windows_over(p.columns, 0), before{-1, -1};
   for (int64_t w = 0; w < p.columns.size; dx += p.channels, columns = next_windows(p.columns, columns, ++w)) {
     if (columns == before) {
@@ -183,15 +185,17 @@ void channels_last_backward(const PoolParams& p, const Divisors& d, const T* dy,
     }
     before = columns;
     // Where all windows have the same count, it divides their sum.
-    bool same = is_inside(d.rows, rows) && is_inside(d.columns, columns);
+    bool same = is_inside(d.slices, over.slices()) && is_inside(d.rows, over.rows) && is_inside(d.columns, columns);
     for_vectors<T>(p.channels, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
       vec<T> total{};
-      for (int64_t oh = rows.first; oh < rows.last; ++oh)
-        for (int64_t ow = columns.first; ow < columns.last; ++ow) {
-          vec<T> v = load_count(dy + (oh * p.columns.out + ow) * p.channels + i, n);
-          total += same ? v : v / static_cast<T>(count_at(p.rows, d.rows, oh) * count_at(p.columns, d.columns, ow));
-        }
-      store_count(dx + i, same ? total / static_cast<T>(d.rows.inside * d.columns.inside) : total, n);
+      for (int64_t od = over.slices().first; od < over.slices().last; ++od)
+        for (int64_t oh = over.rows.first; oh < over.rows.last; ++oh)
+          for (int64_t ow = columns.first; ow < columns.last; ++ow) {
+            vec<T> v = load_count(dy + ((od * p.rows.out + oh) * p.columns.out + ow) * p.channels + i, n);
+            total +=
+                same ? v : v / static_cast<T>(count_at(p, d, Line<deep>{od, oh}) * count_at(p.columns, d.columns, ow));
+          }
+      store_count(dx + i, same ? total / static_cast<T>(d.slices.inside * d.rows.inside * d.columns.inside) : total, n);
     });
   }
 }
@@ -204,25 +208,27 @@ void avg_pool_forward(const PoolParams& p, const void* input, void* output) {
     const T* x = static_cast<const T*>(input);
     T* y = static_cast<T*>(output);
     Divisors d = divisors_of(p);
-    int64_t in = p.rows.size * p.columns.size, out = p.columns.out, cost = in / (p.rows.out + 1);
-    if (p.layout == Layout::channels_last)
-      for_rows(p.batch, p.rows.out, cost * p.channels, [&](int64_t i, int64_t begin, int64_t end) {
-        for (int64_t oh = begin; oh < end; ++oh)
-          channels_last_row(p, d, x + i * in * p.channels, oh, y + (i * p.rows.out + oh) * out * p.channels);
-      });
-    else if (is_whole(p))
-      parallel_chunks(p.batch * p.channels, grain / in + 1, [&](int64_t begin, int64_t end) {
-        T divisor = static_cast<T>(count_at(p.rows, d.rows, 0) * count_at(p.columns, d.columns, 0));
+    int64_t in = p.slices.size * p.rows.size * p.columns.size, out = p.columns.out;
+    int64_t cost = in / (p.slices.out * p.rows.out + 1), planes = p.batch * p.channels;
+    if (p.layout != Layout::channels_last && is_whole(p)) {
+      parallel_chunks(planes, grain / in + 1, [&](int64_t begin, int64_t end) {
+        T divisor = whole_divisor<T>(p, d);
         for (int64_t i = begin; i < end; ++i) y[i] = join_run<Sum<T>>(x + i * in, in) / divisor;
       });
-    else
-      for_rows(p.batch * p.channels, p.rows.out, cost, [&](int64_t i, int64_t begin, int64_t end) {
-        for (int64_t oh = begin; oh < end; ++oh) {
-          T* row = y + (i * p.rows.out + oh) * out;
-          join_row<Sum<T>>(p, x + i * in, oh, row);
-          divide_row(p.columns, d.columns, count_at(p.rows, d.rows, oh), row);
-        }
-      });
+      return;
+    }
+    with_depth(p, [&](auto deep) {
+      if (p.layout == Layout::channels_last)
+        for_output_rows<deep()>(p, p.batch, cost * p.channels, [=, &p, &d](int64_t image, auto line, int64_t i) {
+          channels_last_row(p, d, x + image * in * p.channels, line, y + i * out * p.channels);
+        });
+      else
+        for_output_rows<deep()>(p, planes, cost, [=, &p, &d](int64_t image, auto line, int64_t i) {
+          T* row = y + i * out;
+          join_row<Sum<T>>(p, x + image * in, line, row);
+          divide_row(p.columns, d.columns, count_at(p, d, line), row);
+        });
+    });
   });
 }
 
@@ -232,25 +238,12 @@ void avg_pool_backward(const PoolParams& p, const void* d_output, void* d_input)
     const T* dy = static_cast<const T*>(d_output);
     T* dx = static_cast<T*>(d_input);
     Divisors d = divisors_of(p);
-    int64_t width = p.columns.size, in = p.rows.size * width, out = p.rows.out * p.columns.out;
-    if (p.layout == Layout::channels_last) {
-      in *= p.channels, out *= p.channels, width *= p.channels;
-      for_rows(p.batch, p.rows.size, width, [&](int64_t i, int64_t begin, int64_t end) {
-        Over over = windows_over(p.rows, begin), before{-1, -1};
-        for (int64_t h = begin; h < end; ++h, over = next_windows(p.rows, over, h)) {
-          T* row = dx + i * in + h * width;
-          if (over == before)
-            copy(row - width, width, row);
-          else
-            channels_last_backward(p, d, dy + i * out, over, row);
-          before = over;
-        }
-      });
-      return;
-    }
-    if (is_whole(p)) {
-      T divisor = static_cast<T>(count_at(p.rows, d.rows, 0) * count_at(p.columns, d.columns, 0));
-      parallel_chunks(p.batch * p.channels, grain / in + 1, [&](int64_t begin, int64_t end) {
+    int64_t lane = p.layout == Layout::channels_last ? p.channels : 1, images = p.batch * p.channels / lane;
+    int64_t width = p.columns.size * lane, in = p.slices.size * p.rows.size * width;
+    int64_t out = p.slices.out * p.rows.out * p.columns.out * lane;
+    if (is_whole(p) && p.layout != Layout::channels_last) {
+      T divisor = whole_divisor<T>(p, d);
+      parallel_chunks(images, grain / in + 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) fill(dx + i * in, in, dy[i] / divisor);
       });
       return;
@@ -259,8 +252,17 @@ void avg_pool_backward(const PoolParams& p, const void* d_output, void* d_input)
                    p.columns.stride <= longest_stride;
     Contributions list;
     if (regular) list = contributions_of(p.columns);
-    for_rows(p.batch * p.channels, p.rows.size, width, [&](int64_t i, int64_t begin, int64_t end) {
-      contiguous_backward(p, d, regular ? &list : nullptr, dy + i * out, begin, end, dx + i * in);
+    with_depth(p, [&](auto deep) {
+      for_input_rows<deep()>(p, images, width,
+                             [=, &p, &d, &list](int64_t image, auto, int64_t i, const auto& over, bool again) {
+                               T* row = dx + i * width;
+                               if (again)
+                                 copy(row - width, width, row);
+                               else if (p.layout == Layout::channels_last)
+                                 channels_last_backward(p, d, dy + image * out, over, row);
+                               else
+                                 row_backward(p, d, regular ? &list : nullptr, dy + image * out, over, row);
+                             });
     });
   });
 }

@@ -1,75 +1,14 @@
-// Where windows lie, and the steps that pooling of contiguous planes is made of: forward, the columns
-// of a row are brought into phases, one per column of a stride, so that one tap of many windows is
-// one vector; backward, such vectors are interleaved to a row of the gradient.
+// The steps that pooling of contiguous volumes is made of: forward, the columns of a row are brought into
+// phases, one per column of a stride, so that one tap of many windows is one vector; backward, such
+// vectors are interleaved to a row of the gradient.
 #pragma once
-#include <cmath>
-
-#include "cpu/kernels.h"
-#include "cpu/parallel.h"
-#include "cpu/simd/vec.h"
+#include "cpu/pool/axis.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
 namespace {
 
-constexpr int64_t grain = 16 << 10;  // input elements per task
-constexpr int64_t room = 4096;       // elements in a row's buffer on the stack
-
-// Taps [first, last) of a window lie in the input, tap k at entry start + k dilation.
-struct Taps {
-  int64_t start, first, last;
-};
-inline Taps taps_of(const PoolAxis& a, int64_t o) {
-  int64_t start = o * a.stride - a.padding, d = a.dilation;
-  if (start >= 0 && start + (a.kernel - 1) * d < a.size) return {start, 0, a.kernel};
-  int64_t first = start < 0 ? (d - 1 - start) / d : 0;
-  int64_t last = start < a.size ? (a.size - start + d - 1) / d : 0;
-  if (last > a.kernel) last = a.kernel;
-  return {start, first < last ? first : last, last};
-}
-
-// The entries begin, begin + step, ... before end of the input are in window o.
-struct Span {
-  int64_t begin, end, step;
-  int64_t count() const { return end - begin; }  // with a step of 1
-};
-inline Span span_of(const PoolAxis& a, int64_t o) {
-  if (a.adaptive) return {o * a.size / a.out, ((o + 1) * a.size + a.out - 1) / a.out, 1};
-  Taps t = taps_of(a, o);
-  int64_t begin = t.start + t.first * a.dilation;
-  return {begin, t.first < t.last ? t.start + (t.last - 1) * a.dilation + 1 : begin, a.dilation};
-}
-
-// Where entries of window o may lie. Unlike those of its span, the ends never go back from one window
-// to the next.
-inline Span reach_of(const PoolAxis& a, int64_t o) {
-  if (a.adaptive) return span_of(a, o);
-  int64_t start = o * a.stride - a.padding, end = start + (a.kernel - 1) * a.dilation + 1;
-  return {start < 0 ? 0 : start, end < a.size ? end : a.size, 1};
-}
-
-// Windows [first, last) may hold entry i (with dilation, not all of them do).
-struct Over {
-  int64_t first, last;
-  bool operator==(const Over& o) const { return first == o.first && last == o.last; }
-};
-inline Over windows_over(const PoolAxis& a, int64_t i) {
-  if (a.adaptive) return {i * a.out / a.size, ((i + 1) * a.out + a.size - 1) / a.size};
-  int64_t at = i + a.padding, early = at - (a.kernel - 1) * a.dilation;
-  int64_t first = early <= 0 ? 0 : (early - 1) / a.stride + 1, last = at / a.stride + 1;
-  return {first, last < a.out ? last : a.out};
-}
-// The same for the entry behind the one that `over` is for.
-inline Over next_windows(const PoolAxis& a, Over over, int64_t i) {
-  if (a.adaptive) return windows_over(a, i);
-  while (over.last < a.out && over.last * a.stride - a.padding <= i) ++over.last;
-  while (over.first < over.last && over.first * a.stride - a.padding + (a.kernel - 1) * a.dilation < i) ++over.first;
-  return over;
-}
-// The tap by which window o holds entry i, or -1.
-inline int64_t tap_at(const PoolAxis& a, int64_t o, int64_t i) {
-  int64_t distance = i + a.padding - o * a.stride;
-  return a.dilation == 1 || distance % a.dilation == 0 ? distance / a.dilation : -1;
-}
+constexpr int64_t room = 4096;   // elements in a row's buffer on the stack
+constexpr uint8_t no_tap = 255;  // of a window of nothing but padding
 
 // Phases of `length` columns each: column c at phase[c % S][c / S].
 template <class T, int S>
@@ -193,7 +132,7 @@ ARRAYNN_INLINE vec<T> load_inside(const T* p, int64_t at, int64_t size) {
   return lo < hi ? load_range(p + at, static_cast<int>(lo), static_cast<int>(hi)) : vec<T>{};
 }
 
-// ---- forward, contiguous planes: join the rows of a window, then its columns ---------------------
+// ---- forward, contiguous volumes: join the rows of a window, then its columns ---------------------
 
 template <class T>
 struct Sum {
@@ -282,27 +221,31 @@ void join_spans(const PoolAxis& a, const Values& values, T* y) {
   }
 }
 
-// One window over all of the plane.
+// One window over all of the volume.
 inline bool is_whole(const PoolParams& p) {
   auto covers = [](const PoolAxis& a) {
     return a.out == 1 && (a.adaptive || (a.dilation == 1 && a.padding == 0 && a.kernel >= a.size));
   };
-  return covers(p.rows) && covers(p.columns);
+  return covers(p.slices) && covers(p.rows) && covers(p.columns);
 }
 
 // One row of the output.
-template <class Op, class T>
-void join_row(const PoolParams& p, const T* plane, int64_t o, T* y) {
+template <class Op, class T, bool deep>
+void join_row(const PoolParams& p, const T* volume, Line<deep> o, T* y) {
   const PoolAxis& a = p.columns;
-  Span rows = span_of(p.rows, o);
-  if (rows.begin >= rows.end) {
+  Span slices = deep ? span_of(p.slices, o.slice) : Span{0, 1, 1}, rows = span_of(p.rows, o.row);
+  if (slices.begin >= slices.end || rows.begin >= rows.end) {
     for (int64_t i = 0; i < a.out; ++i) y[i] = Op::empty;
     return;
   }
+  const T* first = volume + (slices.begin * p.rows.size + rows.begin) * a.size;
+  int64_t height = (rows.end - rows.begin) * a.size, row_step = rows.step * a.size;
+  int64_t depth = (slices.end - slices.begin) * p.rows.size * a.size, slice_step = slices.step * p.rows.size * a.size;
   auto values = [&](int64_t c, auto count) ARRAYNN_LAMBDA {
-    vec<T> v = load_count(plane + rows.begin * a.size + c, count);
-    for (int64_t r = rows.begin + rows.step; r < rows.end; r += rows.step)
-      v = Op::join(v, load_count(plane + r * a.size + c, count));
+    vec<T> v = load_count(first + c, count);
+    for (int64_t r = row_step; r < height; r += row_step) v = Op::join(v, load_count(first + r + c, count));
+    for (int64_t s = slice_step; s < depth; s += slice_step)
+      for (int64_t r = 0; r < height; r += row_step) v = Op::join(v, load_count(first + s + r + c, count));
     return v;
   };
   if (is_pairs(a)) {
@@ -316,19 +259,6 @@ void join_row(const PoolParams& p, const T* plane, int64_t o, T* y) {
   bool fits = !a.adaptive && (a.kernel - 1) * a.dilation <= room / 4;
   if (!fits || !with_stride(a.stride, [&](auto s) { join_windows<Op, s()>(a, values, y); }))
     join_spans<Op>(a, values, y);
-}
-
-// f(plane, begin, end) over the rows of all planes (`rows` of each), each some `cost` elements of work.
-template <class F>
-void for_rows(int64_t planes, int64_t rows, int64_t cost, const F& f) {
-  parallel_chunks(planes * rows, grain / (cost + 1) + 1, [&](int64_t begin, int64_t end) {
-    int64_t plane = begin / rows, row = begin % rows;
-    for (int64_t left = end - begin; left > 0; ++plane, row = 0) {
-      int64_t stop = row + left < rows ? row + left : rows;
-      f(plane, row, stop);
-      left -= stop - row;
-    }
-  });
 }
 
 }  // namespace

@@ -124,7 +124,8 @@ class Layer:
             self._pullback = None
             return op(*args, **options)
         names = differentiable(op, options)
-        out, self._pullback = vjp(op, *args, wrt=names if self.input_grad else names[1:], **options)
+        wrt = names if self.input_grad else tuple(name for name in names if name != "input")
+        out, self._pullback = vjp(op, *args, wrt=wrt, **options)
         return out
 
     def _take_pullback(self) -> Callable[[Any], tuple[Any, ...]]:
