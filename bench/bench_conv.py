@@ -76,7 +76,7 @@ def _make(conv: Conv, nhwc: bool) -> Callable[[Random], Inputs]:
 
 
 def _ours(conv: Conv, training: bool) -> Callable[[Inputs], Call]:
-    op = ann.conv1d if conv.dimensions == 1 else ann.conv2d
+    op = getattr(ann, f"conv{conv.dimensions}d")
 
     def build(i: Inputs) -> Call:
         x, w, b, dy = i
@@ -93,8 +93,7 @@ def _ours(conv: Conv, training: bool) -> Callable[[Inputs], Call]:
 
 def _torch(conv: Conv, training: bool, channels_last: bool) -> Callable[[Inputs], Call]:
     def build(i: Inputs) -> Call:
-        functional = peers.torch.nn.functional
-        op = functional.conv1d if conv.dimensions == 1 else functional.conv2d
+        op = getattr(peers.torch.nn.functional, f"conv{conv.dimensions}d")
         x, w, b, dy = (
             tensor(i.x, channels_last),
             tensor(i.w, channels_last),
@@ -183,6 +182,7 @@ _LAYERS: dict[str, list[tuple[str, Conv]]] = {
         ("3x3 32 groups", Conv((8, 128, 28, 28), 128, 3, padding=1, groups=32)),
         ("k5", Conv((16, 64, 1000), 64, 5, padding=2)),
         ("k3 short", Conv((64, 32, 50), 32, 3, padding=1)),
+        ("3x3x3", Conv((1, 32, 8, 28, 28), 32, 3, padding=1)),
     ],
     "conv nhwc": [
         ("3x3", Conv((8, 64, 56, 56), 64, 3, padding=1)),
@@ -198,6 +198,7 @@ _LAYERS: dict[str, list[tuple[str, Conv]]] = {
         ("3x3/2", Conv((8, 128, 56, 56), 128, 3, 2, 1)),
         ("3x3 depthwise", Conv((8, 128, 56, 56), 128, 3, padding=1, groups=128)),
         ("k5", Conv((16, 64, 1000), 64, 5, padding=2)),
+        ("3x3x3", Conv((1, 32, 8, 28, 28), 32, 3, padding=1)),
     ],
 }
 

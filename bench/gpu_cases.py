@@ -42,6 +42,7 @@ GROUPS: dict[str, Group] = {
     "conv fp32": Group(1.5),
     "conv depthwise fp16": Group(0.9),
     "conv depthwise fp32": Group(1.5),
+    "conv 3d": Group(),
     "linear fp32": Group(),
     "linear tf32": Group(),
     "linear bf16": Group(),
@@ -102,6 +103,8 @@ DEPTHWISE = tuple(
     Conv(channels, size, channels, kernel, stride, channels)
     for channels, size, kernel, stride in ((32, 112, 3, 1), (128, 56, 3, 2), (512, 14, 3, 1), (240, 28, 5, 1))
 )
+# Of a video network (Tran et al., "A closer look at spatiotemporal convolutions", 2018).
+VOLUMES = (Conv(64, 28, 64, 3, batch=8, axes=3), Conv(64, 28, 128, 3, 2, batch=8, axes=3))
 PASSES = ("forward", "dinput", "dweight")
 
 
@@ -200,6 +203,10 @@ def cases() -> list[Case]:
         for which in PASSES:
             found.append(ops.conv(layer, which, "float16", True, "conv depthwise fp16"))
             found.append(ops.conv(layer, which, "float32", False, "conv depthwise fp32"))
+    for layer in VOLUMES:
+        for which in PASSES:
+            found.append(ops.conv(layer, which, "float16", True, "conv 3d"))
+            found.append(ops.conv(layer, which, "float32", False, "conv 3d"))
     for size in (4096, 1024, 8192, 2048):
         found.append(ops.linear(size, size, size, "float32"))
         found.append(ops.linear(size, size, size, "float32", tf32=True))
@@ -246,6 +253,8 @@ def tiny() -> list[Case]:
                 Conv(24, 9, 40, 1, batch=3),
             ):
                 found += [ops.conv(layer, which, dtype, channels_last, "conv fp32") for which in PASSES]
+            volume = Conv(5, 5, 11, 3, 2, batch=2, axes=3)
+            found += [ops.conv(volume, which, dtype, channels_last, "conv 3d") for which in PASSES]
         for flag in (False, True):
             found.append(ops.dropout((37, 131), dtype, flag))
             found += [ops.pointwise_loss(op, (37, 131), dtype, flag) for op in _LOSSES]

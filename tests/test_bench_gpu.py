@@ -39,6 +39,7 @@ def tools() -> Any:
 
 PRODUCTS = (
     "conv2d",
+    "conv3d",
     "linear",
     "lstm",
     "gru",

@@ -1,4 +1,4 @@
-"""conv1d and conv2d against the reference and PyTorch."""
+"""conv1d, conv2d and conv3d against the reference and PyTorch."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def check(name: str, x: Any, w: Any, b: Any = None, **options: Any) -> Any:
 @st.composite
 def cases(draw: st.DrawFn, axes: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     dtype = draw(wide_dtypes)
-    kernel = tuple(draw(st.integers(1, 5)) for _ in range(axes))
-    dilation = tuple(draw(st.integers(1, 3)) for _ in range(axes))
+    longest, room, width, channels = (5, 6, widths, widths) if axes < 3 else (3, 2, st.integers(1, 10), small)
+    kernel = tuple(draw(st.integers(1, longest)) for _ in range(axes))
+    dilation = tuple(draw(st.integers(1, min(longest - 1, 3))) for _ in range(axes))
     stride = tuple(draw(st.integers(1, 3)) for _ in range(axes))
     padding = draw(st.sampled_from(["ints", "same", "valid"]))
     if padding == "same":
@@ -58,12 +59,14 @@ def cases(draw: st.DrawFn, axes: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     for i in range(axes):
         span = dilation[i] * (kernel[i] - 1) + 1
         around = 2 * pads[i] if padding == "ints" else span - 1 if padding == "same" else 0
-        size.append(max(1, span - around) + (draw(widths) - 1 if i == axes - 1 else draw(st.integers(0, 6))))
-    groups = draw(st.sampled_from([1, 1, 2, 3, 8]))
+        size.append(
+            max(1, span - around) + (draw(width) - 1 if i == axes - 1 else draw(st.integers(0, room)))
+        )
+    groups = draw(st.sampled_from([1, 1, 2, 3, 8] if axes < 3 else [1, 1, 2, 4]))
     depthwise = draw(st.booleans()) and groups > 1
     per_group, out_per_group = (1, draw(st.integers(1, 2))) if depthwise else (draw(small), draw(small))
     if groups == 1:
-        per_group, out_per_group = draw(widths), draw(widths)
+        per_group, out_per_group = draw(channels), draw(channels)
     batch = draw(st.sampled_from([(), (0,), (1,), (2,), (3,)]))
     x = draw(arrays((*batch, groups * per_group, *size), dtype, ("normal", "outliers"), spatial=axes))
     w = draw(arrays((groups * out_per_group, per_group, *kernel), dtype, spatial=axes))
@@ -89,6 +92,12 @@ def test_conv1d(case: Any) -> None:
 def test_conv2d(case: Any) -> None:
     args, options = case
     check("conv2d", *args, **options)
+
+
+@given(cases(3))
+def test_conv3d(case: Any) -> None:
+    args, options = case
+    check("conv3d", *args, **options)
 
 
 # Each chosen for a path or a tail that a kernel may have: (input, weight, options).
@@ -125,6 +134,66 @@ def test_conv2d_case(
     z = check("conv2d", channels_last(x), w, b, **options)
     assert_close(z, y, terms=w[0].size, scale=largest(x) * largest(w))
     assert is_channels_last(z)
+
+
+CASES_3D: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((2, 3, 4, 5, 17), (16, 3, 3, 3, 3), dict(padding=1)),
+    ((1, 16, 5, 4, 9), (8, 16, 3, 1, 2), dict(padding="same", dilation=(1, 1, 2))),
+    ((2, 33, 3, 4, 5), (17, 33, 1, 1, 1), dict()),
+    ((1, 9, 4, 5, 6), (5, 9, 1, 1, 1), dict(stride=2)),
+    ((2, 16, 4, 5, 18), (16, 1, 3, 3, 3), dict(groups=16, padding=1)),
+    ((1, 5, 5, 6, 7), (10, 1, 2, 3, 4), dict(groups=5, padding=2, stride=(2, 1, 3))),
+    ((2, 16, 5, 6, 7), (8, 4, 3, 3, 2), dict(groups=4, padding=1, stride=(3, 2, 2), dilation=(2, 3, 1))),
+    ((1, 2, 1, 1, 1), (3, 2, 3, 3, 3), dict(padding=1)),
+    ((1, 8, 2, 3, 3), (3, 8, 3, 1, 1), dict(padding=(3, 0, 0))),
+]
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize(("shape", "kernel", "options"), CASES_3D, ids=str)
+def test_conv3d_case(
+    shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any], dtype: Any
+) -> None:
+    x, w, b = values(shape, dtype, 1), values(kernel, dtype, 2), values(kernel[:1], dtype, 3)
+    y = check("conv3d", x, w, b, **options)
+    z = check("conv3d", channels_last(x, 3), channels_last(w, 3), b, **options)
+    assert_close(z, y, terms=w[0].size, scale=largest(x) * largest(w))
+    assert is_channels_last(z, 3)
+
+
+def test_a_volume_of_one_slice_is_an_image() -> None:
+    x, w, b = (
+        values((2, 5, 9, 10), np.float64, 1),
+        values((6, 5, 3, 3), np.float64, 2),
+        values((6,), np.float64, 3),
+    )
+    for options in ({}, dict(stride=2, padding=1), dict(groups=5, padding=1)):
+        kernel = w[:5, :1] if "groups" in options else w
+        y = ann.conv3d(x[:, :, None], kernel[:, :, None], b[: len(kernel)], **_with_no_depth(options))
+        expected = ann.conv2d(x, kernel, b[: len(kernel)], **options)
+        np.testing.assert_array_equal(y[:, :, 0], expected)
+
+
+def _with_no_depth(options: dict[str, Any]) -> dict[str, Any]:
+    none = {"stride": 1, "padding": 0}
+    return {k: (none[k], v, v) if k in none else v for k, v in options.items()}
+
+
+def test_pixels_far_outside_the_volume() -> None:
+    """Positions in depth and height whose product is large, and which are all outside but one."""
+    x, w = values((2, 3, 2, 3, 4), np.float64, 1), values((5, 3, 1, 1, 1), np.float64, 2)
+    options = dict(stride=(5000, 6000, 1), padding=(5000, 6000, 0))
+    y, pullback = ann.vjp(ann.conv3d, x, w, None, **options, wrt="weight")
+    expected = np.zeros((2, 5, 3, 3, 4))
+    expected[:, :, 1, 1] = ann.conv1d(x[:, :, 0, 0], w[:, :, 0, 0])
+    assert_close(y, expected, terms=3, scale=largest(x) * largest(w))
+    dw = pullback(np.ones_like(y))[1]
+    assert_close(
+        dw,
+        np.broadcast_to(x[:, :, 0, 0].sum((0, 2))[:, None, None, None], w.shape),
+        terms=8,
+        scale=largest(x),
+    )
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
@@ -164,6 +233,9 @@ def test_every_window_and_every_weight_has_its_place() -> None:
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_half(dtype: Any) -> None:
+    v, k = values((2, 5, 3, 4, 9), dtype, 1), values((7, 5, 2, 3, 3), dtype, 2)
+    assert check("conv3d", v, k, values((7,), dtype, 3), padding=1).dtype == dtype
+    assert check("conv3d", v, k[:5, :1], None, padding=1, groups=5).dtype == dtype
     x, w, b = values((2, 5, 9, 8), dtype, 1), values((7, 5, 3, 3), dtype, 2), values((7,), dtype, 3)
     assert check("conv2d", x, w, b, padding=1).dtype == dtype
     assert check("conv1d", x[..., 0], w[..., 0], b).dtype == dtype
@@ -181,12 +253,12 @@ def test_mixed_dtypes() -> None:
     np.testing.assert_array_equal(ann.conv2d(big, w), ann.conv2d(x, w))
 
 
-@pytest.mark.parametrize("name", ["conv1d", "conv2d"])
+@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d"])
 def test_out(name: str) -> None:
     axes = int(name[4])
     x, w, b = (
-        values((2, 4, *(8, 9)[:axes]), np.float32, 1),
-        values((6, 4, *(3, 3)[:axes]), np.float32, 2),
+        values((2, 4, *(8, 9, 5)[:axes]), np.float32, 1),
+        values((6, 4, *(3, 3, 3)[:axes]), np.float32, 2),
         None,
     )
     for padding in (0, 1):
@@ -218,16 +290,27 @@ def test_same_bits_for_any_number_of_threads(layout: Any) -> None:
     check_threads("conv2d", x, values((40, 12, 5, 5), np.float32, 2), b, stride=2, groups=2)
 
 
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("last", [False, True], ids=["c", "channels-last"])
+def test_same_bits_in_3d_for_any_number_of_threads(last: bool) -> None:
+    x, b = values((2, 24, 6, 9, 34), np.float32, 1), values((40,), np.float32, 3)
+    x = channels_last(x, 3) if last else x
+    check_threads("conv3d", x, values((40, 12, 3, 3, 3), np.float32, 2), b, stride=2, padding=1, groups=2)
+    check_threads("conv3d", x, values((24, 1, 3, 3, 3), np.float32, 2), None, padding=1, groups=24)
+
+
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 @pytest.mark.parametrize(
     "options", [{}, dict(stride=2, padding=1), dict(padding="same", dilation=2), dict(groups=2)], ids=str
 )
-def test_torch(options: dict[str, Any], dtype: Any) -> None:
-    x, b = values((2, 6, 11, 12), dtype, 1), values((8,), dtype, 3)
-    w = values((8, 6 // options.get("groups", 1), 3, 3), dtype, 2)
-    y, pullback = ann.vjp(ann.conv2d, x, w, b, **options)
+@pytest.mark.parametrize("name", ["conv2d", "conv3d"])
+def test_torch(name: str, options: dict[str, Any], dtype: Any) -> None:
+    size, kernel = ((11, 12), (3, 3)) if name == "conv2d" else ((5, 6, 7), (3, 2, 3))
+    x, b = values((2, 6, *size), dtype, 1), values((8,), dtype, 3)
+    w = values((8, 6 // options.get("groups", 1), *kernel), dtype, 2)
+    y, pullback = ann.vjp(getattr(ann, name), x, w, b, **options)
     tx, tw, tb = (torch.tensor(a, requires_grad=True) for a in (x, w, b))
-    ty = F.conv2d(tx, tw, tb, **options)
+    ty = getattr(F, name)(tx, tw, tb, **options)
     assert_close(y, ty.detach().numpy(), terms=60, scale=10)
     dy = cotangent_of(y)
     ty.backward(torch.tensor(dy))
@@ -296,6 +379,20 @@ def test_bad_conv1d() -> None:
     check_bad("conv1d", ValueError, "input", X, W[..., 0])
     check_bad("conv1d", ValueError, "weight", X[..., 0], W)
     check_bad("conv1d", ValueError, "stride", X[..., 0], W[..., 0], stride=(1, 1))
+
+
+def test_bad_conv3d() -> None:
+    x, w = X[..., None], W[..., None]
+    check_bad("conv3d", ValueError, "input", X[0], w)
+    check_bad("conv3d", ValueError, "weight", x, W)
+    check_bad("conv3d", ValueError, "stride", x, w, stride=(1, 1))
+    check_bad("conv3d", ValueError, "dilation", x, w, dilation=(0, 1, 1))
+    check_bad("conv3d", ValueError, "padding", x, w, padding="same", stride=(2, 1, 1))
+    check_bad("conv3d", ValueError, "input", x[:, :, :2], w)
+    check_bad("conv3d", ValueError, "input", x[:, :, :0], w, padding=3)
+    check_bad("conv3d", ValueError, "weight", x, w[:, :, :0])
+    with pytest.raises(ValueError, match=r"^conv3d: input has depth 2, "):
+        ann.conv3d(x[:, :, :2], w)
 
 
 def test_options_as_large_as_their_type() -> None:

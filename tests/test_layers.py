@@ -61,6 +61,7 @@ PLAIN = [
     ("Conv1d", (3, 4, 3), {"stride": 2, "padding": 1}, (2, 3, 9)),
     ("Conv2d", (4, 6, 3), {"padding": "same", "groups": 2}, (2, 4, 6, 7)),
     ("Conv2d", (2, 3, (3, 2), (2, 1), (1, 0), (1, 2)), {"bias": False}, (2, 2, 8, 7)),
+    ("Conv3d", (2, 4, (2, 3, 1)), {"padding": (1, 0, 2), "groups": 2}, (2, 2, 3, 4, 3)),
     ("Linear", (5, 3), {}, (4, 5)),
     ("Linear", (5, 3), {"bias": False}, (2, 4, 5)),
 ]
@@ -439,6 +440,7 @@ def test_bad_arguments(make, error, message):
 REPRS = [
     ("Conv1d", (3, 4, 3), {"padding": 1, "dilation": 2}),
     ("Conv2d", (4, 6, (3, 2)), {"padding": "same", "groups": 2, "bias": False}),
+    ("Conv3d", (4, 6, (3, 2, 1)), {"stride": 2}),
     ("Linear", (5, 3), {"bias": False}),
     ("LSTM", (5, 3), {"num_layers": 2, "batch_first": True, "dropout": 0.5, "bidirectional": True}),
     ("GRU", (5, 3), {"bias": False}),

@@ -55,6 +55,13 @@ def test_conv2d_with_an_option_per_axis() -> None:
     check(ref.conv2d, F.conv2d, rand(0, 4, 7, 6), rand(6, 2, 3, 2), rand(6), **options)
 
 
+@pytest.mark.parametrize("options", CONVS[1::2], ids=str)
+def test_conv3d(options: dict[str, Any]) -> None:
+    w = rand(4, 4 // options.get("groups", 1), 2, 3, 1)
+    check(ref.conv3d, F.conv3d, rand(2, 4, 7, 8, 6), w, rand(4), **options)
+    check(ref.conv3d, F.conv3d, rand(4, 7, 8, 6), w, None, **options)
+
+
 # -- pooling ----------------------------------------------------------------------------------
 
 POOLS = [

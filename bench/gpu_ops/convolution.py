@@ -9,7 +9,7 @@ from .case import SHORT, SIZE, Call, Case, Inputs, Tools, changed_case, layout_n
 
 
 class Conv(NamedTuple):
-    """A convolution: input channels and size of the square plane; output channels; kernel; options."""
+    """A convolution: input channels and size of each axis; output channels; kernel; options."""
 
     channels: int
     size: int
@@ -18,6 +18,11 @@ class Conv(NamedTuple):
     stride: int = 1
     groups: int = 1
     batch: int = 64
+    axes: int = 2
+
+    @property
+    def op(self) -> str:
+        return f"conv{self.axes}d"
 
     @property
     def padding(self) -> int:
@@ -25,16 +30,16 @@ class Conv(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.batch, self.channels, self.size, self.size)
+        return (self.batch, self.channels, *(self.size,) * self.axes)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        return (self.out_channels, self.channels // self.groups, self.kernel, self.kernel)
+        return (self.out_channels, self.channels // self.groups, *(self.kernel,) * self.axes)
 
     @property
     def out_shape(self) -> tuple[int, ...]:
         size = (self.size + 2 * self.padding - self.kernel) // self.stride + 1
-        return (self.batch, self.out_channels, size, size)
+        return (self.batch, self.out_channels, *(size,) * self.axes)
 
     @property
     def flops(self) -> float:
@@ -42,7 +47,7 @@ class Conv(NamedTuple):
 
     @property
     def label(self) -> str:
-        kernel = f"{self.kernel}x{self.kernel}" + (f"/{self.stride}" if self.stride > 1 else "")
+        kernel = text((self.kernel,) * self.axes) + (f"/{self.stride}" if self.stride > 1 else "")
         kind = " depthwise" if self.groups > 1 else ""
         return f"{kernel}{kind} {text(self.shape)}->{self.out_channels}"
 
@@ -60,27 +65,29 @@ def conv(c: Conv, which: str, dtype: str, channels_last: bool, group: str, **cha
 
     def ours(t: Tools, i: Inputs) -> Call:
         x, w, dy = i
+        op = getattr(t.ann, c.op)
         if which == "forward":
-            return lambda: t.ann.conv2d(x, w, None, stride, padding, 1, groups)
+            return lambda: op(x, w, None, stride, padding, 1, groups)
         wrt, place = ("input", 0) if which == "dinput" else ("weight", 1)
-        _, pullback = t.ann.vjp(t.ann.conv2d, x, w, None, stride, padding, 1, groups, wrt=wrt)
+        _, pullback = t.ann.vjp(op, x, w, None, stride, padding, 1, groups, wrt=wrt)
         return lambda: pullback(dy)[place]
 
     def call(t: Tools, i: Inputs) -> Call:
         x, w, dy = i
         if which == "forward":
-            op = t.torch.nn.functional.conv2d
+            op = getattr(t.torch.nn.functional, c.op)
             return lambda: op(x, w, None, stride, padding, 1, groups)
         backward, place = t.torch.ops.aten.convolution_backward, 0 if which == "dinput" else 1
         mask = [place == 0, place == 1, False]
-        options = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, mask)
+        every = [[n] * c.axes for n in (stride, padding, 1, 0)]
+        options = (*every[:3], False, every[3], groups, mask)
         return lambda: backward(dy, x, w, None, *options)[place]
 
     elements = prod(c.shape) + prod(c.weight_shape) + prod(c.out_shape)
     case = Case(
-        name=f"conv2d {which} {c.label} {SHORT[dtype]} {layout_name(channels_last)}",
+        name=f"{c.op} {which} {c.label} {SHORT[dtype]} {layout_name(channels_last)}",
         group=group,
-        op="conv2d",
+        op=c.op,
         dtype=dtype,
         flops=c.flops,
         bytes=elements * SIZE[dtype],

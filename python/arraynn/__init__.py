@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._config import get_num_threads, set_num_threads, show_config
 from ._vjp import vjp
 from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
-from .conv import conv1d, conv2d
+from .conv import conv1d, conv2d, conv3d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
 from .linear import linear
@@ -41,6 +41,7 @@ __all__ = [
     "clip_grad_value",
     "conv1d",
     "conv2d",
+    "conv3d",
     "cross_entropy",
     "cuda",
     "dropout",

@@ -14,7 +14,7 @@ _modes = {"same": 1, "valid": 2}
 
 
 def _options(op: str, dims: int, stride: Any, padding: Any, dilation: Any, groups: Any) -> tuple[Any, ...]:
-    """Spell the options as the binding takes them: pairs (of which 1-D ops use the second)."""
+    """Spell the options as the binding takes them: a number for each dimension."""
     mode = 0
     if isinstance(padding, str):
         if padding not in _modes:
@@ -22,14 +22,13 @@ def _options(op: str, dims: int, stride: Any, padding: Any, dilation: Any, group
                 f"{op}: padding is {padding!r}, expected 'same', 'valid', an int or {dims} of them"
             )
         mode, padding = _modes[padding], 0
-    pairs = (
+    return (
         spatial(op, "stride", stride, dims),
         spatial(op, "padding", padding, dims),
+        mode,
         spatial(op, "dilation", dilation, dims),
+        integer(op, "groups", groups),
     )
-    if dims == 1:
-        pairs = ((1, *pairs[0]), (0, *pairs[1]), (1, *pairs[2]))
-    return pairs[0], pairs[1], mode, pairs[2], integer(op, "groups", groups)
 
 
 def conv1d(
@@ -128,6 +127,50 @@ def conv2d(
     return result
 
 
+def conv3d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """Convolve volumes with a bank of kernels: `conv2d` with one more axis in front.
+
+    Parameters
+    ----------
+    input : array of shape (N, C, D, H, W) or (C, D, H, W)
+        Floating. A channels-last array (say ``x_ndhwc.transpose(0, 4, 1, 2, 3)``) is used as it lies.
+    weight : array of shape (O, C // groups, Q, R, S)
+        Any strides.
+    bias : array of shape (O,), optional
+    stride, dilation : int or three ints, default 1
+    padding : int, three ints, 'same' or 'valid', default 0
+        Zeros on all sides. 'same' takes stride 1 only; its odd element is at the end.
+    groups : int, default 1
+        Channels are split into this many groups that do not see each other.
+    out : array of the result's shape, optional
+        Where to write the result.
+
+    Returns
+    -------
+    array of shape (N, O, D', H', W') or (O, D', H', W')
+        ``D' = (D + 2 padding - dilation (Q - 1) - 1) // stride + 1``, in the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not a floating array, or a shape or an option does not fit.
+    """
+    result: Array = _core.conv3d(
+        input, weight, bias, *_options("conv3d", 3, stride, padding, dilation, groups), out
+    )
+    return result
+
+
 def _rule(op: Callable[..., Array], backward: Callable[..., Any], dims: int) -> None:
     @defvjp(op, "input", "weight", "bias")
     def rule(
@@ -158,3 +201,4 @@ def _rule(op: Callable[..., Array], backward: Callable[..., Any], dims: int) -> 
 
 _rule(conv1d, _core.conv1d_backward, 1)
 _rule(conv2d, _core.conv2d_backward, 2)
+_rule(conv3d, _core.conv3d_backward, 3)

@@ -1,4 +1,4 @@
-"""`Conv1d` and `Conv2d`."""
+"""`Conv1d`, `Conv2d` and `Conv3d`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..conv import conv1d, conv2d
+from ..conv import conv1d, conv2d, conv3d
 from .base import OpLayer, Parameter, Seed, size, uniform
 
 Window = int | tuple[int, ...]
@@ -121,3 +121,24 @@ class Conv2d(_Conv):
 
     op = staticmethod(conv2d)
     dims = 2
+
+
+class Conv3d(_Conv):
+    """3-D convolution, `arraynn.conv3d`: (N, C_in, D, H, W) to (N, C_out, D_out, H_out, W_out).
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+        As in ``torch.nn.Conv3d``.
+    rng, dtype
+        As in `Conv1d`.
+
+    Attributes
+    ----------
+    weight : Parameter of shape (out_channels, in_channels // groups, kernel_d, kernel_h, kernel_w)
+    bias : Parameter of shape (out_channels,), or None
+        Both drawn from U(-k, k) with k = 1/sqrt(in_channels // groups * kernel_d * kernel_h * kernel_w).
+    """
+
+    op = staticmethod(conv3d)
+    dims = 3

@@ -64,6 +64,21 @@ def conv2d(
     return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups, out)
 
 
+def conv3d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """Convolve (N, C, D, H, W) or (C, D, H, W) with weight (C_out, C/groups, KD, KH, KW), as `conv2d`."""
+    return _conv("conv3d", 3, input, weight, bias, stride, padding, dilation, groups, out)
+
+
 def _conv(
     op: str,
     axes: int,
@@ -223,3 +238,4 @@ def _convvjp(op: Callable[..., Array], axes: int) -> None:
 
 _convvjp(conv1d, 1)
 _convvjp(conv2d, 2)
+_convvjp(conv3d, 3)
