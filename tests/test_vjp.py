@@ -19,7 +19,10 @@ CELL = [values(s, np.float32, 6 + i) for i, s in enumerate([(8, 5), (8, 2), (8,)
 
 def test_the_differentiable_arguments_of_every_op() -> None:
     expected = {
-        **dict.fromkeys(("conv1d", "conv2d", "conv3d", "linear"), ("input", "weight", "bias")),
+        **dict.fromkeys(
+            (*(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)), "linear"),
+            ("input", "weight", "bias"),
+        ),
         **dict.fromkeys(
             ("lstm_cell", "gru_cell", "rnn_cell"), ("input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
         ),

@@ -116,7 +116,7 @@ class Case:
         # Sums over a million products, and cuDNN's transforms, cost float32 a digit.
         loose = (
             self.dtype == "float32"
-            and self.op in ("conv2d", "conv3d", "lstm", "gru", "rnn", "linear")
+            and self.op in ("conv2d", "conv3d", "conv_transpose2d", "lstm", "gru", "rnn", "linear")
             and not self.tf32
         )
         return 1e-3 if loose else TOLERANCE[self.precision]

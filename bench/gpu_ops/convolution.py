@@ -19,10 +19,18 @@ class Conv(NamedTuple):
     groups: int = 1
     batch: int = 64
     axes: int = 2
+    transposed: bool = False
 
     @property
     def op(self) -> str:
-        return f"conv{self.axes}d"
+        return f"conv{'_transpose' if self.transposed else ''}{self.axes}d"
+
+    @property
+    def options(self) -> tuple[int, ...]:
+        """What follows the bias in a call."""
+        if self.transposed:
+            return self.stride, self.padding, 0, self.groups, 1
+        return self.stride, self.padding, 1, self.groups
 
     @property
     def padding(self) -> int:
@@ -34,16 +42,21 @@ class Conv(NamedTuple):
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        return (self.out_channels, self.channels // self.groups, *(self.kernel,) * self.axes)
+        outer, inner = self.out_channels, self.channels
+        if self.transposed:
+            outer, inner = inner, outer
+        return (outer, inner // self.groups, *(self.kernel,) * self.axes)
 
     @property
     def out_shape(self) -> tuple[int, ...]:
         size = (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+        if self.transposed:
+            size = (self.size - 1) * self.stride + self.kernel - 2 * self.padding
         return (self.batch, self.out_channels, *(size,) * self.axes)
 
     @property
     def flops(self) -> float:
-        return 2.0 * prod(self.out_shape) * prod(self.weight_shape[1:])
+        return 2.0 * prod(self.shape if self.transposed else self.out_shape) * prod(self.weight_shape[1:])
 
     @property
     def label(self) -> str:
@@ -53,8 +66,6 @@ class Conv(NamedTuple):
 
 
 def conv(c: Conv, which: str, dtype: str, channels_last: bool, group: str, **changed: Any) -> Case:
-    stride, padding, groups = c.stride, c.padding, c.groups
-
     def make(t: Tools) -> Inputs:
         fan_in = prod(c.weight_shape[1:])
         return (
@@ -67,20 +78,20 @@ def conv(c: Conv, which: str, dtype: str, channels_last: bool, group: str, **cha
         x, w, dy = i
         op = getattr(t.ann, c.op)
         if which == "forward":
-            return lambda: op(x, w, None, stride, padding, 1, groups)
+            return lambda: op(x, w, None, *c.options)
         wrt, place = ("input", 0) if which == "dinput" else ("weight", 1)
-        _, pullback = t.ann.vjp(op, x, w, None, stride, padding, 1, groups, wrt=wrt)
+        _, pullback = t.ann.vjp(op, x, w, None, *c.options, wrt=wrt)
         return lambda: pullback(dy)[place]
 
     def call(t: Tools, i: Inputs) -> Call:
         x, w, dy = i
         if which == "forward":
             op = getattr(t.torch.nn.functional, c.op)
-            return lambda: op(x, w, None, stride, padding, 1, groups)
+            return lambda: op(x, w, None, *c.options)
         backward, place = t.torch.ops.aten.convolution_backward, 0 if which == "dinput" else 1
         mask = [place == 0, place == 1, False]
-        every = [[n] * c.axes for n in (stride, padding, 1, 0)]
-        options = (*every[:3], False, every[3], groups, mask)
+        stride, padding, dilation, more = ([n] * c.axes for n in (c.stride, c.padding, 1, 0))
+        options = (stride, padding, dilation, c.transposed, more, c.groups, mask)
         return lambda: backward(dy, x, w, None, *options)[place]
 
     elements = prod(c.shape) + prod(c.weight_shape) + prod(c.out_shape)

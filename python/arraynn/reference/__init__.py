@@ -4,7 +4,7 @@ Same names, arguments and errors as in `arraynn`; `arraynn.vjp` takes these ops 
 """
 
 from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
-from .conv import conv1d, conv2d, conv3d
+from .conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
 from .linear import linear
@@ -31,6 +31,9 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "cross_entropy",
     "dropout",
     "elu",
