@@ -13,7 +13,10 @@ from peers import Call, Engine, tensor
 
 
 class Conv(NamedTuple):
-    """A convolution: batch, input channels and spatial sizes; output channels; kernel; options."""
+    """A convolution: batch, input channels and spatial sizes; output channels; kernel; options.
+
+    Of a transposed one, `transposed` says so.
+    """
 
     shape: tuple[int, ...]
     out_channels: int
@@ -22,6 +25,11 @@ class Conv(NamedTuple):
     padding: int = 0
     dilation: int = 1
     groups: int = 1
+    transposed: bool = False
+
+    @property
+    def op(self) -> str:
+        return f"conv{'_transpose' if self.transposed else ''}{self.dimensions}d"
 
     @property
     def dimensions(self) -> int:
@@ -29,21 +37,31 @@ class Conv(NamedTuple):
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        return (self.out_channels, self.shape[1] // self.groups, *(self.kernel,) * self.dimensions)
+        outer, inner = self.out_channels, self.shape[1]
+        if self.transposed:
+            outer, inner = inner, outer
+        return (outer, inner // self.groups, *(self.kernel,) * self.dimensions)
 
     @property
     def out_shape(self) -> tuple[int, ...]:
         reach = self.dilation * (self.kernel - 1) + 1
-        sizes = ((size + 2 * self.padding - reach) // self.stride + 1 for size in self.shape[2:])
+        around = 2 * self.padding
+        if self.transposed:
+            sizes = [(size - 1) * self.stride + reach - around for size in self.shape[2:]]
+        else:
+            sizes = [(size + around - reach) // self.stride + 1 for size in self.shape[2:]]
         return (self.shape[0], self.out_channels, *sizes)
 
     @property
-    def options(self) -> tuple[int, int, int, int]:
+    def options(self) -> tuple[int, ...]:
+        if self.transposed:
+            return self.stride, self.padding, 0, self.groups, self.dilation
         return self.stride, self.padding, self.dilation, self.groups
 
     @property
     def flops(self) -> float:
-        return 2.0 * np.prod(self.out_shape) * np.prod(self.weight_shape[1:])
+        pixels = self.shape if self.transposed else self.out_shape
+        return 2.0 * np.prod(pixels) * np.prod(self.weight_shape[1:])
 
     @property
     def traffic(self) -> tuple[float, float, float]:
@@ -76,7 +94,7 @@ def _make(conv: Conv, nhwc: bool) -> Callable[[Random], Inputs]:
 
 
 def _ours(conv: Conv, training: bool) -> Callable[[Inputs], Call]:
-    op = ann.conv1d if conv.dimensions == 1 else ann.conv2d
+    op = getattr(ann, conv.op)
 
     def build(i: Inputs) -> Call:
         x, w, b, dy = i
@@ -93,8 +111,7 @@ def _ours(conv: Conv, training: bool) -> Callable[[Inputs], Call]:
 
 def _torch(conv: Conv, training: bool, channels_last: bool) -> Callable[[Inputs], Call]:
     def build(i: Inputs) -> Call:
-        functional = peers.torch.nn.functional
-        op = functional.conv1d if conv.dimensions == 1 else functional.conv2d
+        op = getattr(peers.torch.nn.functional, conv.op)
         x, w, b, dy = (
             tensor(i.x, channels_last),
             tensor(i.w, channels_last),
@@ -121,11 +138,12 @@ def _ort(conv: Conv, nhwc: bool) -> Callable[[Inputs], Engine]:
 
     def build(i: Inputs) -> Engine:
         constants = {"w": i.w, "b": i.b}
+        node = "ConvTranspose" if conv.transposed else "Conv"
         if not nhwc:
-            return peers.ort([("Conv", "xwb", "y", attributes)], {"x": i.x}, constants)
+            return peers.ort([(node, "xwb", "y", attributes)], {"x": i.x}, constants)
         nodes: list[tuple[str, Sequence[str], str, dict[str, Any]]] = [
             ("Transpose", ["nhwc"], "x", {"perm": [0, 3, 1, 2]}),
-            ("Conv", "xwb", "z", attributes),
+            (node, "xwb", "z", attributes),
             ("Transpose", ["z"], "y", {"perm": [0, 2, 3, 1]}),
         ]
         fed = {"nhwc": i.x.transpose(0, 2, 3, 1)}
@@ -137,7 +155,6 @@ def _ort(conv: Conv, nhwc: bool) -> Callable[[Inputs], Engine]:
 def _case(
     what: str, conv: Conv, *, group: str, training: bool = False, nhwc: bool = False, overhead: bool = False
 ) -> Case:
-    op = f"conv{conv.dimensions}d"
     kind = "overhead " if overhead else f"{'nhwc ' if nhwc else ''}{'training ' if training else ''}"
     engines: dict[str, Callable[[Inputs], Call | Engine]] = {"torch": _torch(conv, training, False)}
     if conv.dimensions == 2:
@@ -146,10 +163,10 @@ def _case(
         engines["onnxruntime"] = _ort(conv, nhwc)
     x, w, y = conv.traffic
     return Case(
-        name=f"{op} {kind}{what} {'x'.join(map(str, conv.shape))}->{conv.out_channels}",
+        name=f"{conv.op} {kind}{what} {'x'.join(map(str, conv.shape))}->{conv.out_channels}",
         family="conv",
         group=group,
-        op=op,
+        op=conv.op,
         make=_make(conv, nhwc),
         ours=_ours(conv, training),
         peers=engines,
@@ -183,6 +200,10 @@ _LAYERS: dict[str, list[tuple[str, Conv]]] = {
         ("3x3 32 groups", Conv((8, 128, 28, 28), 128, 3, padding=1, groups=32)),
         ("k5", Conv((16, 64, 1000), 64, 5, padding=2)),
         ("k3 short", Conv((64, 32, 50), 32, 3, padding=1)),
+        ("3x3x3", Conv((1, 32, 8, 28, 28), 32, 3, padding=1)),
+        ("4x4/2", Conv((4, 64, 16, 16), 32, 4, 2, 1, transposed=True)),
+        ("2x2x2/2", Conv((1, 32, 8, 14, 14), 16, 2, 2, transposed=True)),
+        ("k16/8", Conv((4, 64, 200), 32, 16, 8, 4, transposed=True)),
     ],
     "conv nhwc": [
         ("3x3", Conv((8, 64, 56, 56), 64, 3, padding=1)),
@@ -198,6 +219,8 @@ _LAYERS: dict[str, list[tuple[str, Conv]]] = {
         ("3x3/2", Conv((8, 128, 56, 56), 128, 3, 2, 1)),
         ("3x3 depthwise", Conv((8, 128, 56, 56), 128, 3, padding=1, groups=128)),
         ("k5", Conv((16, 64, 1000), 64, 5, padding=2)),
+        ("3x3x3", Conv((1, 32, 8, 28, 28), 32, 3, padding=1)),
+        ("4x4/2", Conv((4, 64, 16, 16), 32, 4, 2, 1, transposed=True)),
     ],
 }
 

@@ -44,6 +44,8 @@ GROUPS: dict[str, Group] = {
     "conv depthwise fp16": Group(0.9),
     "conv depthwise fp32": Group(1.5),
     "embedding": Group(),
+    "conv 3d": Group(),
+    "conv transposed": Group(),
     "linear fp32": Group(),
     "linear tf32": Group(),
     "linear bf16": Group(),
@@ -108,6 +110,10 @@ DEPTHWISE = tuple(
     Conv(channels, size, channels, kernel, stride, channels)
     for channels, size, kernel, stride in ((32, 112, 3, 1), (128, 56, 3, 2), (512, 14, 3, 1), (240, 28, 5, 1))
 )
+# Of a video network (Tran et al., "A closer look at spatiotemporal convolutions", 2018).
+VOLUMES = (Conv(64, 28, 64, 3, batch=8, axes=3), Conv(64, 28, 128, 3, 2, batch=8, axes=3))
+# Of a decoder (Radford et al., DCGAN, 2015).
+TRANSPOSED = (Conv(512, 16, 256, 4, 2, transposed=True), Conv(128, 32, 64, 4, 2, transposed=True))
 PASSES = ("forward", "dinput", "dweight")
 
 
@@ -232,6 +238,14 @@ def cases() -> list[Case]:
             found.append(ops.conv(layer, which, "float32", False, "conv depthwise fp32"))
     for dtype in ("bfloat16", "float32"):
         found += [ops.embedding(16384, 50257, 1024, dtype, backward) for backward in (False, True)]
+    for layer in VOLUMES:
+        for which in PASSES:
+            found.append(ops.conv(layer, which, "float16", True, "conv 3d"))
+            found.append(ops.conv(layer, which, "float32", False, "conv 3d"))
+    for layer in TRANSPOSED:
+        for which in PASSES:
+            found.append(ops.conv(layer, which, "float16", True, "conv transposed"))
+            found.append(ops.conv(layer, which, "float32", False, "conv transposed"))
     for size in (4096, 1024, 8192, 2048):
         found.append(ops.linear(size, size, size, "float32"))
         found.append(ops.linear(size, size, size, "float32", tf32=True))
@@ -286,6 +300,10 @@ def tiny() -> list[Case]:
                 Conv(24, 9, 40, 1, batch=3),
             ):
                 found += [ops.conv(layer, which, dtype, channels_last, "conv fp32") for which in PASSES]
+            volume = Conv(5, 5, 11, 3, 2, batch=2, axes=3)
+            found += [ops.conv(volume, which, dtype, channels_last, "conv 3d") for which in PASSES]
+            decoder = Conv(5, 6, 11, 3, 2, batch=2, transposed=True)
+            found += [ops.conv(decoder, which, dtype, channels_last, "conv transposed") for which in PASSES]
         for flag in (False, True):
             found += [ops.normalization(op, (5, 131), dtype, flag) for op in ("layer_norm", "rms_norm")]
             found += [

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.usefixtures("emulator_in_use")
 RESULTS: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (ann.conv1d, (X[0], values((3, 6, 3), np.float32, 1), B), {}),
     (ann.conv2d, (X, W, B), dict(padding=1)),
+    (ann.conv_transpose2d, (X, W.transpose(1, 0, 2, 3), B), dict(stride=2)),
+    (ann.conv3d, (X[..., None], W[..., None], B), dict(padding=(1, 1, 0))),
     (ann.max_pool2d, (X, 2), dict(return_indices=True)),
     (ann.avg_pool2d, (X, 2), {}),
     (ann.adaptive_avg_pool2d, (X, 3), {}),

@@ -56,6 +56,16 @@ def test_numpy_and_a_device_do_not_mix(op: Any, args: dict[str, Any], name: str)
     )
 
 
+def test_a_volume_whose_positions_take_too_many_bits() -> None:
+    x, w = values((1, 2, 2, 2, 2), np.float32, 1), values((3, 2, 1, 1, 1), np.float32, 2)
+    options = dict(stride=(80000, 80000, 1), padding=(40000, 40000, 0))
+    message = "^conv: on CUDA, depth and height .* fewer than 2\\^28 elements, got 80002 x 80002"
+    refuses(ValueError, message, ann.conv3d, put(x), put(w), None, **options)
+    y = ann.conv3d(x, w, None, **options)  # which a CPU computes
+    assert y.shape == (1, 3, 2, 2, 2)
+    assert not y.any()
+
+
 @pytest.mark.parametrize(("op", "args", "name"), PAIRS)
 def test_two_devices_are_refused(op: Any, args: dict[str, Any], name: str) -> None:
     there = {k: on(1)(a) for k, a in args.items()}

@@ -73,6 +73,10 @@ PLAIN = [
     ("GroupNorm", (3, 6, 0.1), {"bias": False}, (2, 6, 3, 2)),
     ("GroupNorm", (1, 4), {"affine": False}, (2, 4)),
     ("BatchNorm3d", (3,), {"track_running_stats": False}, (2, 3, 2, 2, 2)),
+    ("Conv3d", (2, 4, (2, 3, 1)), {"padding": (1, 0, 2), "groups": 2}, (2, 2, 3, 4, 3)),
+    ("ConvTranspose1d", (3, 4, 3), {"stride": 2, "padding": 1}, (2, 3, 5)),
+    ("ConvTranspose2d", (4, 6, 3, 2, 1, 1), {"groups": 2, "dilation": 2}, (2, 4, 3, 4)),
+    ("ConvTranspose3d", (2, 3, (2, 3, 1), (1, 2, 1), 0), {"bias": False}, (2, 2, 2, 3, 2)),
     ("Linear", (5, 3), {}, (4, 5)),
     ("Linear", (5, 3), {"bias": False}, (2, 4, 5)),
 ]
@@ -592,9 +596,26 @@ def test_bad_arguments(make, error, message):
         make()
 
 
+def test_output_size_of_a_transposed_convolution():
+    ours, theirs = (
+        layers.ConvTranspose2d(3, 4, 3, 3, 1, **F64),
+        torch.nn.ConvTranspose2d(3, 4, 3, 3, 1).double(),
+    )
+    ours.load_state_dict(theirs.state_dict())
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5))
+    for wanted in ((10, 13), (12, 14)):
+        expected = theirs(torch.from_numpy(x), output_size=wanted).detach().numpy()
+        np.testing.assert_allclose(ours(x, output_size=wanted), expected, rtol=1e-12, atol=1e-12)
+        assert ours.backward(np.ones_like(expected)).shape == x.shape
+    with pytest.raises(ValueError, match=r"^ConvTranspose2d: output_size must be between \(10, 13\)"):
+        ours(x, output_size=(13, 13))
+
+
 REPRS = [
     ("Conv1d", (3, 4, 3), {"padding": 1, "dilation": 2}),
     ("Conv2d", (4, 6, (3, 2)), {"padding": "same", "groups": 2, "bias": False}),
+    ("Conv3d", (4, 6, (3, 2, 1)), {"stride": 2}),
+    ("ConvTranspose2d", (4, 6, 3, 2), {"output_padding": 1, "groups": 2, "bias": False}),
     ("Linear", (5, 3), {"bias": False}),
     ("LSTM", (5, 3), {"num_layers": 2, "batch_first": True, "dropout": 0.5, "bidirectional": True}),
     ("LSTM", (5, 3), {"num_layers": 2, "proj_size": 2}),

@@ -55,6 +55,30 @@ def test_conv2d_with_an_option_per_axis() -> None:
     check(ref.conv2d, F.conv2d, rand(0, 4, 7, 6), rand(6, 2, 3, 2), rand(6), **options)
 
 
+@pytest.mark.parametrize("options", CONVS[1::2], ids=str)
+def test_conv3d(options: dict[str, Any]) -> None:
+    w = rand(4, 4 // options.get("groups", 1), 2, 3, 1)
+    check(ref.conv3d, F.conv3d, rand(2, 4, 7, 8, 6), w, rand(4), **options)
+    check(ref.conv3d, F.conv3d, rand(4, 7, 8, 6), w, None, **options)
+
+
+TRANSPOSED = [
+    dict(),
+    dict(stride=2, padding=1, output_padding=1),
+    dict(stride=3, groups=2, dilation=2, output_padding=2),
+    dict(padding=(1,), dilation=3, output_padding=2, groups=4),
+]
+
+
+@pytest.mark.parametrize("options", TRANSPOSED, ids=str)
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_conv_transpose(axes: int, options: dict[str, Any]) -> None:
+    name, groups = f"conv_transpose{axes}d", options.get("groups", 1)
+    size, w = (3, 4, 2)[:axes], rand(4, 8 // groups, *(3, 2, 3)[:axes])
+    check(getattr(ref, name), getattr(F, name), rand(2, 4, *size), w, rand(8), **options)
+    check(getattr(ref, name), getattr(F, name), rand(4, *size), w, None, **options)
+
+
 # -- pooling ----------------------------------------------------------------------------------
 
 POOLS = [

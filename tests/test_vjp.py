@@ -23,6 +23,10 @@ def test_the_differentiable_arguments_of_every_op() -> None:
         **dict.fromkeys(("batch_norm", "layer_norm", "group_norm"), ("input", "weight", "bias")),
         "rms_norm": ("input", "weight"),
         **dict.fromkeys(
+            (*(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)), "linear"),
+            ("input", "weight", "bias"),
+        ),
+        **dict.fromkeys(
             ("lstm_cell", "gru_cell", "rnn_cell"), ("input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
         ),
         **dict.fromkeys(("lstm", "gru", "rnn"), ("input", "hx", "params")),

@@ -47,7 +47,8 @@ class Tools:
         """Return normal variates with standard deviation `scale`."""
         drawn = self.torch.randn(shape, generator=self.generator, device=self.device)
         drawn = drawn.mul_(scale).to(self.dtype(dtype))
-        return drawn.contiguous(memory_format=self.torch.channels_last) if channels_last else drawn
+        last = self.torch.channels_last_3d if len(shape) == 5 else self.torch.channels_last
+        return drawn.contiguous(memory_format=last) if channels_last else drawn
 
     def labels(self, classes: int, *shape: int) -> Any:
         """Return int64 class indices."""
@@ -115,7 +116,7 @@ class Case:
         # Sums over a million products, and cuDNN's transforms, cost float32 a digit.
         loose = (
             self.dtype == "float32"
-            and self.op in ("conv2d", "lstm", "gru", "rnn", "linear")
+            and self.op in ("conv2d", "conv3d", "conv_transpose2d", "lstm", "gru", "rnn", "linear")
             and not self.tf32
         )
         return 1e-3 if loose else TOLERANCE[self.precision]

@@ -40,30 +40,57 @@ __host__ __device__ inline AxisPhase phase_of(const Axis& a, int phase) {
 __host__ __device__ inline int slots_of(const Axis& a) { return a.period < a.taps ? a.period : a.taps; }
 __host__ __device__ inline int most_taps_of(const Axis& a) { return (a.taps + a.period - 1) / a.period; }
 
+// Depth, height and width; an axis that the op does not have is of one element.
+struct Axes {
+  Axis d, h, w;
+};
+
+__host__ __device__ inline int64_t phases_of(const Axes& a) {
+  return static_cast<int64_t>(a.d.phases) * a.h.phases * a.w.phases;
+}
+__host__ __device__ inline int64_t taps_of(const Axes& a) {
+  return static_cast<int64_t>(a.d.taps) * a.h.taps * a.w.taps;
+}
+
+// An image's strides, in elements.
+struct ImageSteps {
+  int64_t n, c, d, h, w;
+};
+
 // A product's unit: one group of channels and one phase of each axis.
 struct Unit {
   int64_t group;
-  AxisPhase h, w;
+  AxisPhase d, h, w;
+
+  __device__ int64_t pixels() const { return static_cast<int64_t>(d.count) * h.count * w.count; }
+  __device__ int64_t taps() const { return static_cast<int64_t>(d.taps) * h.taps * w.taps; }
 };
 
-__host__ __device__ inline Unit unit_of(const Axis& h, const Axis& w, int64_t unit) {
-  if (h.phases == 1 && w.phases == 1) return {unit, phase_of(h, 0), phase_of(w, 0)};
-  int64_t phases = static_cast<int64_t>(h.phases) * w.phases, phase = unit % phases;
-  return {unit / phases, phase_of(h, static_cast<int>(phase / w.phases)),
-          phase_of(w, static_cast<int>(phase % w.phases))};
+__host__ __device__ inline Unit unit_of(const Axes& a, int64_t unit) {
+  if (a.d.phases == 1 && a.h.phases == 1 && a.w.phases == 1)
+    return {unit, phase_of(a.d, 0), phase_of(a.h, 0), phase_of(a.w, 0)};
+  int64_t w = unit % a.w.phases, line = unit / a.w.phases;
+  int64_t h = line % a.h.phases, plane = line / a.h.phases;
+  return {plane / a.d.phases, phase_of(a.d, static_cast<int>(plane % a.d.phases)), phase_of(a.h, static_cast<int>(h)),
+          phase_of(a.w, static_cast<int>(w))};
 }
 
-// A number of three digits, counted in steps.
-struct Digits {
-  int high, middle, low;
+// Weights are copied by slots: of which group's and which taps' rows a unit is the product.
+__host__ __device__ inline int64_t slot_of(const Axes& a, int64_t group, int d, int h, int w) {
+  return ((group * slots_of(a.d) + d) * slots_of(a.h) + h) * slots_of(a.w) + w;
+}
+
+// A number of four digits, counted in steps.
+struct alignas(16) Digits {
+  int top, high, middle, low;
 };
 struct Base {
-  int middle, low;  // how many values the digits take
+  int high, middle, low;  // how many values the digits take
 
   __device__ Digits digits(int64_t x) const {
-    auto pair = static_cast<int64_t>(middle) * low;
-    int64_t rest = x % pair;
-    return {static_cast<int>(x / pair), static_cast<int>(rest / low), static_cast<int>(rest % low)};
+    int64_t line = x / low, plane = line / middle;
+    return {static_cast<int>(plane / high), static_cast<int>(plane % high), static_cast<int>(line % middle),
+            static_cast<int>(x % low)};
   }
   __device__ void add(Digits& d, const Digits& step) const {
     d.low += step.low;
@@ -73,6 +100,9 @@ struct Base {
     carry = d.middle >= middle;
     d.middle -= carry ? middle : 0;
     d.high += step.high + (carry ? 1 : 0);
+    carry = d.high >= high;
+    d.high -= carry ? high : 0;
+    d.top += step.top + (carry ? 1 : 0);
   }
 };
 

@@ -10,6 +10,7 @@
 // only within that.
 #include "channel_sums.h"
 #include "conv/depthwise.h"
+#include "conv/geometry.h"
 #include "conv/product.h"
 #include "conv/stage.h"
 #include "core/errors.h"
@@ -24,80 +25,6 @@ constexpr int64_t wanted_blocks = 264;  // two for each multiprocessor of the la
 constexpr int64_t least_slices = 16;    // of k for one block: below, starting costs more than it saves
 constexpr int64_t room_bytes = int64_t{32} << 20;
 
-// ---- geometry ----
-
-// A single output takes any stride, a single tap any dilation.
-ConvParams plain(ConvParams p) {
-  if (p.out_h == 1) p.stride_h = 1;
-  if (p.out_w == 1) p.stride_w = 1;
-  if (p.kernel_h == 1) p.dilation_h = 1;
-  if (p.kernel_w == 1) p.dilation_w = 1;
-  auto check = [](int64_t in, int64_t out, int64_t taps, int64_t stride, int64_t before, int64_t dilation) {
-    constexpr int64_t most = int64_t{1} << 30;
-    if (in + before >= most || out >= most || taps >= most || (out - 1) * stride + (taps - 1) * dilation >= most)
-      value_error("conv: on CUDA, an axis has fewer than 2^30 elements with its padding, got %lld",
-                  static_cast<long long>(in + before));
-  };
-  check(p.in_h, p.out_h, p.kernel_h, p.stride_h, p.pad_top, p.dilation_h);
-  check(p.in_w, p.out_w, p.kernel_w, p.stride_w, p.pad_left, p.dilation_w);
-  return p;
-}
-
-Axis forward_axis(int64_t in, int64_t out, int64_t taps, int64_t stride, int64_t before, int64_t dilation) {
-  auto as_int = [](int64_t x) { return static_cast<int>(x); };
-  return {as_int(in), as_int(out), as_int(taps), as_int(stride), as_int(-before), as_int(dilation), 1, 1, before,
-          1,          0,           dilation};
-}
-
-int64_t gcd_of(int64_t a, int64_t b) { return b ? gcd_of(b, a % b) : a; }
-
-// x with a x = 1 (mod m).
-int64_t inverse_of(int64_t a, int64_t m) {
-  int64_t r0 = m, r1 = a % m, t0 = 0, t1 = 1;
-  while (r1 != 0) {
-    int64_t q = r0 / r1, r = r0 - q * r1, t = t0 - q * t1;
-    r0 = r1;
-    r1 = r;
-    t0 = t1;
-    t1 = t;
-  }
-  return (t0 % m + m) % m;
-}
-
-Axis backward_axis(int64_t in, int64_t out, int64_t taps, int64_t stride, int64_t before, int64_t dilation) {
-  auto as_int = [](int64_t x) { return static_cast<int>(x); };
-  int64_t gcd = gcd_of(stride, dilation), period = stride / gcd;
-  return {as_int(out),
-          as_int(in),
-          as_int(taps),
-          1,
-          as_int(before),
-          as_int(-dilation / gcd),
-          as_int(stride),
-          as_int(period),
-          before,
-          gcd,
-          inverse_of(dilation / gcd, period),
-          dilation};
-}
-
-struct Axes {
-  Axis h, w;
-};
-Axes forward_axes(const ConvParams& p) {
-  return {forward_axis(p.in_h, p.out_h, p.kernel_h, p.stride_h, p.pad_top, p.dilation_h),
-          forward_axis(p.in_w, p.out_w, p.kernel_w, p.stride_w, p.pad_left, p.dilation_w)};
-}
-Axes backward_axes(const ConvParams& p) {
-  return {backward_axis(p.in_h, p.out_h, p.kernel_h, p.stride_h, p.pad_top, p.dilation_h),
-          backward_axis(p.in_w, p.out_w, p.kernel_w, p.stride_w, p.pad_left, p.dilation_w)};
-}
-
-int64_t input_pixels(const ConvParams& p) { return p.in_h * p.in_w; }
-int64_t output_pixels(const ConvParams& p) { return p.out_h * p.out_w; }
-int64_t in_group(const ConvParams& p) { return p.in_channels / p.groups; }
-int64_t out_group(const ConvParams& p) { return p.out_channels / p.groups; }
-int64_t taps(const ConvParams& p) { return p.kernel_h * p.kernel_w; }
 int64_t input_bytes(const ConvParams& p) { return p.batch * input_pixels(p) * p.in_channels * item_size(p.dtype); }
 int64_t output_bytes(const ConvParams& p) { return p.batch * output_pixels(p) * p.out_channels * item_size(p.dtype); }
 
@@ -202,18 +129,20 @@ Write write_of(const ConvParams& p, int64_t channels, int64_t pixels, const void
   return channels / p.groups % pack_of(p.dtype) == 0 && aligned16(data) ? Write::packs : Write::rows;
 }
 
-// Strides of an image of h x w pixels.
-struct Steps {
-  int64_t n, h, w, c;
-};
-Steps steps_of(const ConvParams& p, int64_t channels, int64_t h, int64_t w) {
-  if (p.layout == Layout::channels_last) return {h * w * channels, w * channels, channels, 1};
-  return {h * w * channels, w, 1, h * w};
+// Strides of an image of d x h x w pixels.
+ImageSteps steps_of(const ConvParams& p, int64_t channels, int64_t d, int64_t h, int64_t w) {
+  int64_t pixels = d * h * w;
+  if (p.layout == Layout::channels_last) return {pixels * channels, 1, h * w * channels, w * channels, channels};
+  return {pixels * channels, pixels, h * w, w, 1};
 }
+
+ImageSteps input_steps(const ConvParams& p) { return steps_of(p, p.in_channels, p.d.in, p.h.in, p.w.in); }
+ImageSteps output_steps(const ConvParams& p) { return steps_of(p, p.out_channels, p.d.out, p.h.out, p.w.out); }
 
 // Forward, and the input's gradient, which differ in which image is gathered from.
 struct GatherPlan {
   Axes axes;
+  unsigned pitch;
   StagedImage image;
   ConvPlan plan;
   WeightCopy weights;
@@ -222,29 +151,33 @@ struct GatherPlan {
 
 GatherPlan gather_plan(const ConvParams& p, bool backward) {
   GatherPlan g{};
-  g.axes = backward ? backward_axes(p) : forward_axes(p);
-  const Axis &h = g.axes.h, &w = g.axes.w;
+  g.axes = axes_of(p, backward);
+  g.pitch = pitch_of(p);
+  const Axis &d = g.axes.d, &h = g.axes.h, &w = g.axes.w;
   int64_t rows = backward ? in_group(p) : out_group(p);
   g.image = stage_of(p, backward ? output_pixels(p) : input_pixels(p), backward ? p.out_channels : p.in_channels,
                      input_bytes(p) + output_bytes(p));
-  int64_t m = p.batch * ceil_div(h.count, h.phases) * ceil_div(w.count, w.phases);
-  int64_t k = static_cast<int64_t>(most_taps_of(h)) * most_taps_of(w) * g.image.padded;
-  g.plan = plan_of(p, p.groups * h.phases * w.phases, m, rows, k);
+  int64_t m = p.batch * ceil_div(d.count, d.phases) * ceil_div(h.count, h.phases) * ceil_div(w.count, w.phases);
+  int64_t k = static_cast<int64_t>(most_taps_of(d)) * most_taps_of(h) * most_taps_of(w) * g.image.padded;
+  g.plan = plan_of(p, p.groups * phases_of(g.axes), m, rows, k);
   const int64_t* s = p.w_strides;
-  g.weights = {p.dtype, p.place, p.groups, rows, g.image.channels, g.image.padded, {}, h, w, 0};
-  int64_t steps[5] = {out_group(p) * s[0], s[backward ? 1 : 0], s[backward ? 0 : 1], s[2], s[3]};
-  std::copy(steps, steps + 5, g.weights.steps);
+  g.weights = {p.dtype, p.place, p.groups, rows, g.image.channels, g.image.padded, {}, g.axes, 0};
+  int64_t steps[6] = {out_group(p) * s[0], s[backward ? 1 : 0], s[backward ? 0 : 1], s[2], s[3], s[4]};
+  std::copy(steps, steps + 6, g.weights.steps);
   g.weights.row_step = round_up(k, pack_of(p.dtype));
-  g.weight_bytes = p.groups * slots_of(h) * slots_of(w) * rows * g.weights.row_step * item_size(p.dtype);
+  int64_t slots = slot_of(g.axes, p.groups, 0, 0, 0);
+  g.weight_bytes = slots * rows * g.weights.row_step * item_size(p.dtype);
   return g;
 }
 
 // Whether weights can be read as they are, like those of a channels-last kernel.
 bool lies_in_order(const WeightCopy& c) {
-  int64_t steps[5] = {c.rows * c.row_step, c.row_step, 1, c.w.taps * c.channels, c.channels};
-  int64_t sizes[5] = {c.groups, c.rows, c.channels, c.h.taps, c.w.taps};
-  bool same = c.channels == c.padded && c.row_step == steps[3] * c.h.taps && c.h.phases == 1 && c.w.phases == 1;
-  for (int i = 0; i < 5; ++i) same = same && (sizes[i] == 1 || c.steps[i] == steps[i]);
+  const Axes& a = c.axes;
+  int64_t row = a.w.taps * c.channels;
+  int64_t steps[6] = {c.rows * c.row_step, c.row_step, 1, a.h.taps * row, row, c.channels};
+  int64_t sizes[6] = {c.groups, c.rows, c.channels, a.d.taps, a.h.taps, a.w.taps};
+  bool same = c.channels == c.padded && c.row_step == steps[3] * a.d.taps && phases_of(a) == 1;
+  for (int i = 0; i < 6; ++i) same = same && (sizes[i] == 1 || c.steps[i] == steps[i]);
   return same;
 }
 
@@ -268,11 +201,11 @@ void run_gather(const ConvParams& p, bool backward, const void* image, const voi
   const void* weights = in_order ? weight : copy;
   g.plan.packed = is_packed(p, g.image, image);
   GatherProduct product{
-      p.dtype, p.place, g.plan, g.axes.h, g.axes.w, static_cast<int>(p.batch), {}, weights, g.weights.row_step, {}};
+      p.dtype, p.place, g.plan, g.axes, g.pitch, static_cast<int>(p.batch), {}, weights, g.weights.row_step, {}};
   product.image = stage(p, g.image, image, room);
-  int64_t channels = backward ? p.in_channels : p.out_channels, h = g.axes.h.count, w = g.axes.w.count;
-  Steps s = steps_of(p, channels, h, w);
-  product.result = {result, bias, s.n, s.h, s.w, s.c, write_of(p, channels, h * w, result)};
+  int64_t channels = backward ? p.in_channels : p.out_channels;
+  Write write = write_of(p, channels, backward ? input_pixels(p) : output_pixels(p), result);
+  product.result = {result, bias, backward ? input_steps(p) : output_steps(p), write};
   void* partials = room.take(partial_bytes(p.dtype, g.plan));
   if (!tensor_cores(p)) return conv_gather_plain(product, partials);
   switch (p.dtype) {
@@ -287,6 +220,7 @@ void run_gather(const ConvParams& p, bool backward, const void* image, const voi
 struct GradientPlan {
   StagedImage image, d_output;
   ConvPlan plan;
+  unsigned pitch;
 };
 
 GradientPlan gradient_plan(const ConvParams& p) {
@@ -294,6 +228,7 @@ GradientPlan gradient_plan(const ConvParams& p) {
   int64_t budget = input_bytes(p) + output_bytes(p);
   g.d_output = stage_of(p, output_pixels(p), p.out_channels, budget);
   g.image = stage_of(p, input_pixels(p), p.in_channels, budget - g.d_output.bytes(p));
+  g.pitch = pitch_of(p);
   g.plan = plan_of(p, p.groups, out_group(p), taps(p) * g.image.padded, p.batch * output_pixels(p));
   return g;
 }
@@ -312,9 +247,8 @@ void run_gradient(const ConvParams& p, const void* d_output, const void* input, 
   if (g.plan.units == 0 || g.plan.m == 0 || g.plan.n == 0) return;
   Room room(scratch);
   g.plan.packed = is_packed(p, g.image, input) && is_packed(p, g.d_output, d_output);
-  Axes axes = forward_axes(p);
   GradientProduct product{
-      p.dtype, p.place, g.plan,  axes.h, axes.w, static_cast<int>(p.batch), static_cast<int>(in_group(p)),
+      p.dtype, p.place, g.plan,  axes_of(p, false), g.pitch, static_cast<int>(p.batch), static_cast<int>(in_group(p)),
       {},      {},      d_weight};
   product.image = stage(p, g.image, input, room);
   product.d_output = stage(p, g.d_output, d_output, room);
@@ -327,18 +261,19 @@ void run_gradient(const ConvParams& p, const void* d_output, const void* input, 
   }
 }
 
-ChannelSums bias_sums(const ConvParams& p) {
-  if (channels_last(p, output_pixels(p), p.out_channels))
-    return {p.dtype, p.place, p.batch * output_pixels(p), p.out_channels, 1};
-  return {p.dtype, p.place, p.batch, p.out_channels, output_pixels(p)};
+ChannelSums bias_sums(const ConvBiasParams& p) {
+  if (p.layout == Layout::channels_last || p.pixels == 1 || p.channels == 1)
+    return {p.dtype, p.place, p.batch * p.pixels, p.channels, 1};
+  return {p.dtype, p.place, p.batch, p.channels, p.pixels};
 }
 
 // ---- one tap, every pixel: a matrix product ----
 
 bool is_product(const ConvParams& p) {
-  bool one_tap = taps(p) == 1 && p.stride_h == 1 && p.stride_w == 1 && p.pad_top == 0 && p.pad_left == 0 &&
-                 input_pixels(p) == output_pixels(p);
-  return one_tap && p.groups == 1 && (p.layout == Layout::channels_last || p.batch == 1 || input_pixels(p) == 1);
+  bool plain = true;
+  for (const ConvAxis* a : {&p.d, &p.h, &p.w})
+    plain = plain && a->kernel == 1 && a->stride == 1 && a->before == 0 && a->in == a->out;
+  return plain && p.groups == 1 && (p.layout == Layout::channels_last || p.batch == 1 || input_pixels(p) == 1);
 }
 
 // An image as a matrix of pixels by channels: the steps from one to the next.
@@ -359,13 +294,13 @@ Gemm forward_product(const ConvParams& p, const void* input, const void* weight,
           y.pixel,        y.channel,      bias,
           false};
 }
-Gemm input_product(const ConvParams& p, const void* d_output, const void* weight, void* d_input) {
+Gemm input_product(const ConvParams& p, const void* d_output, const void* weight, const void* bias, void* d_input) {
   Matrix x = matrix_of(p, p.in_channels), y = matrix_of(p, p.out_channels);
   return {p.dtype,        p.place,        p.batch * input_pixels(p),
           p.in_channels,  p.out_channels, d_output,
           y.pixel,        y.channel,      weight,
           p.w_strides[0], p.w_strides[1], d_input,
-          x.pixel,        x.channel,      nullptr,
+          x.pixel,        x.channel,      bias,
           false};
 }
 Gemm weight_product(const ConvParams& p, const void* d_output, const void* input, void* d_weight) {
@@ -391,19 +326,21 @@ Gemm weight_product(const ConvParams& p, const void* d_output, const void* input
 // ---- groups of one channel ----
 
 Depthwise depthwise_of(const ConvParams& p, bool backward) {
-  Axes axes = backward ? backward_axes(p) : forward_axes(p);
-  Steps x = steps_of(p, p.in_channels, p.in_h, p.in_w), y = steps_of(p, p.out_channels, p.out_h, p.out_w);
-  DepthwiseImage input{x.n, x.c, x.h, x.w}, output{y.n, y.c, y.h, y.w};
+  ImageSteps input = input_steps(p), output = output_steps(p);
   return {p.dtype,
           p.place,
           p.layout,
-          axes.h,
-          axes.w,
+          axes_of(p, backward),
           p.batch,
           p.groups,
           out_group(p),
           backward ? output : input,
           backward ? input : output};
+}
+
+// Those of the weight's strides that depthwise kernels need.
+DepthwiseWeight depthwise_weight(const ConvParams& p, const void* weight) {
+  return {weight, p.w_strides[0], p.w_strides[2], p.w_strides[3], p.w_strides[4]};
 }
 
 }  // namespace
@@ -419,41 +356,41 @@ void conv_forward(const ConvParams& params, const void* input, const void* weigh
   ConvParams p = plain(params);
   if (is_product(p)) return gemm(forward_product(p, input, weight, bias, output), scratch);
   if (!is_depthwise(p)) return run_gather(p, false, input, weight, bias, output, scratch);
-  depthwise_forward(depthwise_of(p, false), input, weight, {p.w_strides[0], p.w_strides[2], p.w_strides[3]}, bias,
-                    output, scratch);
+  depthwise_forward(depthwise_of(p, false), input, depthwise_weight(p, weight), bias, output, scratch);
 }
 
 size_t conv_backward_input_scratch(const ConvParams& params) {
   ConvParams p = plain(params);
-  if (is_product(p)) return gemm_scratch(input_product(p, nullptr, nullptr, nullptr));
+  if (is_product(p)) return gemm_scratch(input_product(p, nullptr, nullptr, nullptr, nullptr));
   return is_depthwise(p) ? depthwise_scratch(depthwise_of(p, true)) : gather_scratch(p, true);
 }
 
-void conv_backward_input(const ConvParams& params, const void* d_output, const void* weight, void* d_input,
-                         void* scratch) {
+void conv_backward_input(const ConvParams& params, const void* d_output, const void* weight, const void* bias,
+                         void* d_input, void* scratch) {
   ConvParams p = plain(params);
-  if (is_product(p)) return gemm(input_product(p, d_output, weight, d_input), scratch);
-  if (!is_depthwise(p)) return run_gather(p, true, d_output, weight, nullptr, d_input, scratch);
-  depthwise_backward_input(depthwise_of(p, true), d_output, weight, {p.w_strides[0], p.w_strides[2], p.w_strides[3]},
-                           d_input, scratch);
+  if (is_product(p)) return gemm(input_product(p, d_output, weight, bias, d_input), scratch);
+  if (!is_depthwise(p)) return run_gather(p, true, d_output, weight, bias, d_input, scratch);
+  depthwise_backward_input(depthwise_of(p, true), d_output, depthwise_weight(p, weight), bias, d_input, scratch);
 }
 
 size_t conv_backward_weight_scratch(const ConvParams& params) {
   ConvParams p = plain(params);
-  size_t weight = is_product(p)     ? gemm_scratch(weight_product(p, nullptr, nullptr, nullptr))
-                  : is_depthwise(p) ? depthwise_gradient_scratch(depthwise_of(p, false))
-                                    : gradient_scratch(p);
-  return std::max(weight, channel_sums_scratch(bias_sums(p)));
+  if (is_product(p)) return gemm_scratch(weight_product(p, nullptr, nullptr, nullptr));
+  return is_depthwise(p) ? depthwise_gradient_scratch(depthwise_of(p, false)) : gradient_scratch(p);
 }
 
 void conv_backward_weight(const ConvParams& params, const void* d_output, const void* input, void* d_weight,
-                          void* d_bias, void* scratch) {
+                          void* scratch) {
   ConvParams p = plain(params);
-  if (d_bias) channel_sums(bias_sums(p), d_output, d_bias, scratch);
-  if (!d_weight) return;
   if (is_product(p)) return gemm(weight_product(p, d_output, input, d_weight), scratch);
   if (is_depthwise(p)) return depthwise_backward_weight(depthwise_of(p, false), d_output, input, d_weight, scratch);
   run_gradient(p, d_output, input, d_weight, scratch);
+}
+
+size_t conv_backward_bias_scratch(const ConvBiasParams& p) { return channel_sums_scratch(bias_sums(p)); }
+
+void conv_backward_bias(const ConvBiasParams& p, const void* d_output, void* d_bias, void* scratch) {
+  channel_sums(bias_sums(p), d_output, d_bias, scratch);
 }
 
 }  // namespace arraynn::cuda

@@ -1,10 +1,10 @@
 // Groups of one channel: no product to block, every element read meets a handful of weights. Forward and
 // for the input's gradient a thread works on a strip of four results and, channels-last, on a pack of
 // channels; contiguous images have neighbouring threads at neighbouring pixels of a row instead, and the
-// strip goes down the rows. Either way each element is read once from memory and a few times more from the
-// cache, 2 taps flops for each element moved.
-// The weights' gradient is one sum over all pixels for each weight: threads hold nine taps at a time, blocks
-// part of the pixels, and a second kernel adds what the blocks found, in their order.
+// strip goes down the rows. Slices are one more loop, over those that the kernel's meet. Either way each element is
+// read once from memory and a few times more from the cache, 2 taps flops for each element moved. The weights' gradient
+// is one sum over all pixels for each weight: threads hold nine taps at a time, blocks part of the pixels, and a second
+// kernel adds what the blocks found, in their order.
 #include "conv/depthwise.h"
 
 #include "device/reduce.h"
@@ -18,13 +18,13 @@ constexpr int threads = 256, strip = 4;
 
 // ---- forward and the input's gradient ----
 
-// `line` and `along` are the axes: strips go along the latter.
+// `line` and `along` are the axes of a slice: strips go along the latter.
 struct StripParams {
-  Axis line, along;
-  int64_t image_n, image_c, image_line, image_along;
-  int64_t result_n, result_c, result_line, result_along;
+  Axis deep, line, along;
+  int64_t image_n, image_c, image_deep, image_line, image_along;
+  int64_t result_n, result_c, result_deep, result_line, result_along;
   int64_t batch, channels, multiple, weight_channels;  // channels: of the result
-  int64_t lines, strips, packs, count;                 // the most of any phase; packs of channels; all work
+  int64_t slices, lines, strips, packs, count;         // the most of any phase; packs of channels; all work
   bool backward, channels_fastest;
 };
 
@@ -52,10 +52,11 @@ __global__ void __launch_bounds__(threads, 2)
     start = next_digit(rest, p.strips) * strip;
     pack = next_digit(rest, p.packs);
   }
-  int64_t n = next_digit(rest, p.batch);
-  AxisPhase a = phase_of(p.line, static_cast<int>(rest / p.along.phases));
-  AxisPhase b = phase_of(p.along, static_cast<int>(rest % p.along.phases));
-  if (line >= a.count || start >= b.count) return;
+  int64_t slice = next_digit(rest, p.slices), n = next_digit(rest, p.batch);
+  AxisPhase b = phase_of(p.along, static_cast<int>(next_digit(rest, p.along.phases)));
+  AxisPhase a = phase_of(p.line, static_cast<int>(next_digit(rest, p.line.phases)));
+  AxisPhase c = phase_of(p.deep, static_cast<int>(rest));
+  if (slice >= c.count || line >= a.count || start >= b.count) return;
   int64_t channel = pack * N;
 
   C sum[strip][N];
@@ -65,33 +66,40 @@ __global__ void __launch_bounds__(threads, 2)
     for (int e = 0; e < N; ++e) sum[t][e] = bias ? widen(bias[channel + e]) : C{0};
 
   int64_t inner = p.backward ? p.multiple : 1;
+  int first_deep = static_cast<int>(slice) * p.deep.step + c.origin;
   int first_line = static_cast<int>(line) * p.line.step + a.origin;
   int first_along = static_cast<int>(start) * p.along.step + b.origin;
   for (int64_t m = 0; m < inner; ++m) {
     int64_t from_channel = p.backward ? channel * p.multiple + m : N == 1 ? channel / p.multiple : channel;
     int64_t weight_channel = p.backward ? from_channel : channel;
     const T* from = image + n * p.image_n + from_channel * p.image_c;
-    for (int i = 0; i < a.taps; ++i) {
-      int at_line = first_line + i * p.line.dilation;
-      if (at_line < 0 || at_line >= p.line.size) continue;
-      int tap = (a.slot + i * p.line.period) * p.along.taps + b.slot;
-      const T* row = from + at_line * p.image_line;
-      for (int j = 0; j < b.taps; ++j) {
-        auto w = load_pack<N>(weights + (tap + j * p.along.period) * p.weight_channels + weight_channel);
-        int at = first_along + j * p.along.dilation;
+    for (int h = 0; h < c.taps; ++h) {
+      int at_deep = first_deep + h * p.deep.dilation;
+      if (at_deep < 0 || at_deep >= p.deep.size) continue;
+      for (int i = 0; i < a.taps; ++i) {
+        int at_line = first_line + i * p.line.dilation;
+        if (at_line < 0 || at_line >= p.line.size) continue;
+        int tap_line = (c.slot + h * p.deep.period) * p.line.taps + a.slot + i * p.line.period;
+        int tap = tap_line * p.along.taps + b.slot;
+        const T* row = from + at_deep * p.image_deep + at_line * p.image_line;
+        for (int j = 0; j < b.taps; ++j) {
+          auto w = load_pack<N>(weights + (tap + j * p.along.period) * p.weight_channels + weight_channel);
+          int at = first_along + j * p.along.dilation;
 #pragma unroll
-        for (int t = 0; t < strip; ++t) {
-          int x = at + t * p.along.step;
-          if (x < 0 || x >= p.along.size) continue;
-          auto pixel = load_pack<N>(row + x * p.image_along);
+          for (int t = 0; t < strip; ++t) {
+            int x = at + t * p.along.step;
+            if (x < 0 || x >= p.along.size) continue;
+            auto pixel = load_pack<N>(row + x * p.image_along);
 #pragma unroll
-          for (int e = 0; e < N; ++e) sum[t][e] = fma(widen(pixel.v[e]), widen(w.v[e]), sum[t][e]);
+            for (int e = 0; e < N; ++e) sum[t][e] = fma(widen(pixel.v[e]), widen(w.v[e]), sum[t][e]);
+          }
         }
       }
     }
   }
 
-  T* to = result + n * p.result_n + channel * p.result_c + (a.phase + line * p.line.phases) * p.result_line;
+  T* to = result + n * p.result_n + channel * p.result_c + (c.phase + slice * p.deep.phases) * p.result_deep +
+          (a.phase + line * p.line.phases) * p.result_line;
 #pragma unroll
   for (int t = 0; t < strip; ++t) {
     if (start + t >= b.count) break;
@@ -103,8 +111,8 @@ __global__ void __launch_bounds__(threads, 2)
 }
 
 struct WeightSteps {
-  int64_t channel, line, along;
-  int line_taps, along_taps;
+  int64_t channel, deep, line, along;
+  int deep_taps, line_taps, along_taps;
 };
 
 // To (taps, channels).
@@ -112,57 +120,61 @@ template <class T>
 __global__ void __launch_bounds__(threads) order_weights_kernel(const T* from, T* to, WeightSteps s, int64_t channels) {
   int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   int64_t channel = i % channels, tap = i / channels;
-  if (tap >= static_cast<int64_t>(s.line_taps) * s.along_taps) return;
-  to[i] = from[channel * s.channel + tap / s.along_taps * s.line + tap % s.along_taps * s.along];
+  int64_t tap_line = tap / s.along_taps, tap_deep = tap_line / s.line_taps;
+  if (tap_deep >= s.deep_taps) return;
+  to[i] =
+      from[channel * s.channel + tap_deep * s.deep + tap_line % s.line_taps * s.line + tap % s.along_taps * s.along];
 }
 
 bool strips_along_width(const Depthwise& d) { return d.layout == Layout::channels_last; }
 
 StripParams strip_params(const Depthwise& d, bool backward, int pack) {
   bool width = strips_along_width(d);
-  const Axis &line = width ? d.h : d.w, &along = width ? d.w : d.h;
-  const DepthwiseImage &x = d.image, &y = d.result;
-  StripParams p{line,
-                along,
-                x.step_n,
-                x.step_c,
-                width ? x.step_h : x.step_w,
-                width ? x.step_w : x.step_h,
-                y.step_n,
-                y.step_c,
-                width ? y.step_h : y.step_w,
-                width ? y.step_w : y.step_h,
-                d.batch,
-                backward ? d.groups : d.groups * d.multiple,
-                d.multiple,
-                d.groups * d.multiple,
-                0,
-                0,
-                0,
-                0,
-                backward,
-                width};
+  const Axis &line = width ? d.axes.h : d.axes.w, &along = width ? d.axes.w : d.axes.h;
+  const ImageSteps &x = d.image, &y = d.result;
+  StripParams p{};
+  p.deep = d.axes.d;
+  p.line = line;
+  p.along = along;
+  p.image_n = x.n;
+  p.image_c = x.c;
+  p.image_deep = x.d;
+  p.image_line = width ? x.h : x.w;
+  p.image_along = width ? x.w : x.h;
+  p.result_n = y.n;
+  p.result_c = y.c;
+  p.result_deep = y.d;
+  p.result_line = width ? y.h : y.w;
+  p.result_along = width ? y.w : y.h;
+  p.batch = d.batch;
+  p.channels = backward ? d.groups : d.groups * d.multiple;
+  p.multiple = d.multiple;
+  p.weight_channels = d.groups * d.multiple;
+  p.slices = ceil_div(p.deep.count, p.deep.phases);
   p.lines = ceil_div(line.count, line.phases);
   p.strips = ceil_div(ceil_div(along.count, along.phases), strip);
   p.packs = p.channels / pack;
-  p.count = p.lines * p.strips * p.packs * p.batch * line.phases * along.phases;
+  p.count = p.slices * p.lines * p.strips * p.packs * p.batch * phases_of(d.axes);
+  p.backward = backward;
+  p.channels_fastest = width;
   return p;
 }
 
-void run_strips(const Depthwise& d, bool backward, const void* image, const void* weight, const int64_t (&w_steps)[3],
-                const void* bias, void* result, void* scratch) {
+void run_strips(const Depthwise& d, bool backward, const void* image, const DepthwiseWeight& weight, const void* bias,
+                void* result, void* scratch) {
   dispatch_float(d.dtype, [&](auto zero) {
     using T = decltype(zero);
     constexpr int n = pack_size<T>;
-    int64_t channels = d.groups * d.multiple, taps = static_cast<int64_t>(d.h.taps) * d.w.taps;
+    int64_t channels = d.groups * d.multiple;
     bool packs = d.layout == Layout::channels_last && d.multiple == 1 && channels % n == 0 && aligned16(image, result);
     StripParams p = strip_params(d, backward, packs ? n : 1);
     if (p.count == 0) return;
     bool width = strips_along_width(d);
-    WeightSteps s{w_steps[0], w_steps[width ? 1 : 2], w_steps[width ? 2 : 1], p.line.taps, p.along.taps};
+    WeightSteps s{weight.channel, weight.d,    width ? weight.h : weight.w, width ? weight.w : weight.h, p.deep.taps,
+                  p.line.taps,    p.along.taps};
     auto* ordered = static_cast<T*>(scratch);
-    launch(order_weights_kernel<T>, grid_for(taps * channels, threads), threads, 0, d.place,
-           static_cast<const T*>(weight), ordered, s, channels);
+    launch(order_weights_kernel<T>, grid_for(taps_of(d.axes) * channels, threads), threads, 0, d.place,
+           static_cast<const T*>(weight.data), ordered, s, channels);
     launch(packs ? strip_kernel<T, n> : strip_kernel<T, 1>, grid_for(p.count, threads), threads, 0, d.place,
            static_cast<const T*>(image), ordered, static_cast<const T*>(bias), static_cast<T*>(result), p);
   });
@@ -173,8 +185,8 @@ void run_strips(const Depthwise& d, bool backward, const void* image, const void
 constexpr int chunk = 9;  // taps that a thread sums at a time
 
 struct GradientParams {
-  Axis h, w;
-  DepthwiseImage image, d_output;
+  Axes axes;
+  ImageSteps image, d_output;
   int64_t channels, multiple, pixels, parts, each;  // pixels of all images; `each` of them in a part
   int lanes, chunks, channel_blocks;                // lanes: threads side by side across channels
 };
@@ -190,29 +202,34 @@ __global__ void __launch_bounds__(threads)
   int64_t channel = (block / p.chunks * p.lanes + x) * N, end = min((part + 1) * p.each, p.pixels);
   C sum[chunk][N] = {};
   if (channel < p.channels) {
-    Base base{p.h.count, p.w.count};
+    const Axis &ad = p.axes.d, &ah = p.axes.h, &aw = p.axes.w;
+    Base base{ad.count, ah.count, aw.count};
     int64_t pixel = part * p.each + y;
     Digits at = base.digits(pixel), step = base.digits(threads / p.lanes);
-    const T* from = image + (N == 1 ? channel / p.multiple : channel) * p.image.step_c;
-    const T* dy = d_output + channel * p.d_output.step_c;
+    const T* from = image + (N == 1 ? channel / p.multiple : channel) * p.image.c;
+    const T* dy = d_output + channel * p.d_output.c;
     for (; pixel < end; pixel += threads / p.lanes) {
-      auto cotangent = load_elements<N, Aligned>(dy + at.high * p.d_output.step_n + at.middle * p.d_output.step_h +
-                                                 at.low * p.d_output.step_w);
-      int h = at.middle * p.h.step + p.h.origin, w = at.low * p.w.step + p.w.origin;
-      const T* here = from + at.high * p.image.step_n + h * p.image.step_h + w * p.image.step_w;
-      int r = first_tap / p.w.taps, s = first_tap % p.w.taps;
+      auto cotangent = load_elements<N, Aligned>(dy + at.top * p.d_output.n + at.high * p.d_output.d +
+                                                 at.middle * p.d_output.h + at.low * p.d_output.w);
+      int d = at.high * ad.step + ad.origin, h = at.middle * ah.step + ah.origin, w = at.low * aw.step + aw.origin;
+      const T* here = from + at.top * p.image.n + d * p.image.d + h * p.image.h + w * p.image.w;
+      int line = first_tap / aw.taps, q = line / ah.taps, r = line % ah.taps, s = first_tap % aw.taps;
 #pragma unroll
       for (int i = 0; i < chunk; ++i) {
-        int dh = r * p.h.dilation, dw = s * p.w.dilation;
-        if (r < p.h.taps && static_cast<unsigned>(h + dh) < static_cast<unsigned>(p.h.size) &&
-            static_cast<unsigned>(w + dw) < static_cast<unsigned>(p.w.size)) {
-          auto pixels = load_elements<N, Aligned>(here + dh * p.image.step_h + dw * p.image.step_w);
+        int dd = q * ad.dilation, dh = r * ah.dilation, dw = s * aw.dilation;
+        if (q < ad.taps && static_cast<unsigned>(d + dd) < static_cast<unsigned>(ad.size) &&
+            static_cast<unsigned>(h + dh) < static_cast<unsigned>(ah.size) &&
+            static_cast<unsigned>(w + dw) < static_cast<unsigned>(aw.size)) {
+          auto pixels = load_elements<N, Aligned>(here + dd * p.image.d + dh * p.image.h + dw * p.image.w);
 #pragma unroll
           for (int e = 0; e < N; ++e) sum[i][e] = fma(widen(cotangent.v[e]), widen(pixels.v[e]), sum[i][e]);
         }
-        if (++s == p.w.taps) {
+        if (++s == aw.taps) {
           s = 0;
-          ++r;
+          if (++r == ah.taps) {
+            r = 0;
+            ++q;
+          }
         }
       }
       base.add(at, step);
@@ -227,7 +244,7 @@ __global__ void __launch_bounds__(threads)
       if (lane < p.lanes) room[((warp * chunk + i) * p.lanes + lane) * N + e] = sum[i][e];
     }
   __syncthreads();
-  int taps = p.h.taps * p.w.taps, row = p.lanes * N;
+  int taps = static_cast<int>(taps_of(p.axes)), row = p.lanes * N;
   for (int i = thread; i < chunk * row; i += threads) {
     int64_t to_channel = block / p.chunks * row + i % row;
     int tap = first_tap + i / row;
@@ -261,10 +278,12 @@ int gradient_pack(const Depthwise& d) {
 
 GradientParams gradient_params(const Depthwise& d) {
   int64_t channels = d.groups * d.multiple, pack = gradient_pack(d);
-  GradientParams p{d.h, d.w, d.image, d.result, channels, d.multiple, d.batch * d.h.count * d.w.count, 1, 1, 1, 1, 1};
+  const Axes& a = d.axes;
+  int64_t pixels = d.batch * a.d.count * a.h.count * a.w.count;
+  GradientParams p{a, d.image, d.result, channels, d.multiple, pixels, 1, 1, 1, 1, 1};
   if (d.layout == Layout::channels_last)
     while (p.lanes < 32 && p.lanes * pack < channels) p.lanes *= 2;
-  p.chunks = static_cast<int>(ceil_div(static_cast<int64_t>(d.h.taps) * d.w.taps, chunk));
+  p.chunks = static_cast<int>(ceil_div(taps_of(a), chunk));
   p.channel_blocks = static_cast<int>(ceil_div(channels, p.lanes * pack));
   constexpr int64_t most_blocks = 2048, least_rounds = 16;  // pixels for a thread
   int64_t blocks = std::max<int64_t>(1, static_cast<int64_t>(p.channel_blocks) * p.chunks);
@@ -277,22 +296,22 @@ GradientParams gradient_params(const Depthwise& d) {
 }  // namespace
 
 size_t depthwise_scratch(const Depthwise& d) {
-  return static_cast<size_t>(d.groups * d.multiple * d.h.taps * d.w.taps * item_size(d.dtype));
+  return static_cast<size_t>(d.groups * d.multiple * taps_of(d.axes) * item_size(d.dtype));
 }
 
-void depthwise_forward(const Depthwise& d, const void* input, const void* weight, const int64_t (&w_steps)[3],
-                       const void* bias, void* output, void* scratch) {
-  run_strips(d, false, input, weight, w_steps, bias, output, scratch);
+void depthwise_forward(const Depthwise& d, const void* input, const DepthwiseWeight& weight, const void* bias,
+                       void* output, void* scratch) {
+  run_strips(d, false, input, weight, bias, output, scratch);
 }
 
-void depthwise_backward_input(const Depthwise& d, const void* d_output, const void* weight, const int64_t (&w_steps)[3],
+void depthwise_backward_input(const Depthwise& d, const void* d_output, const DepthwiseWeight& weight, const void* bias,
                               void* d_input, void* scratch) {
-  run_strips(d, true, d_output, weight, w_steps, nullptr, d_input, scratch);
+  run_strips(d, true, d_output, weight, bias, d_input, scratch);
 }
 
 size_t depthwise_gradient_scratch(const Depthwise& d) {
   GradientParams p = gradient_params(d);
-  int64_t count = p.channels * d.h.taps * d.w.taps;
+  int64_t count = p.channels * taps_of(d.axes);
   return p.parts > 1 ? static_cast<size_t>(p.parts * count) * (d.dtype == DType::float64 ? 8 : 4) : 0;
 }
 
@@ -312,7 +331,7 @@ void depthwise_backward_weight(const Depthwise& d, const void* d_output, const v
     launch(kernel, dim3(static_cast<unsigned>(p.parts * p.channel_blocks * p.chunks)), threads,
            sizeof(C) * static_cast<size_t>(threads / 32 * chunk * p.lanes * pack), d.place,
            static_cast<const T*>(input), static_cast<const T*>(d_output), p, partials, to);
-    int64_t count = p.channels * d.h.taps * d.w.taps;
+    int64_t count = p.channels * taps_of(d.axes);
     if (p.parts > 1)
       launch(add_parts_kernel<T>, grid_for(count, threads), threads, 0, d.place, partials, p.parts, count, to);
   });

@@ -25,12 +25,12 @@ struct ConvImage {
   int channels;        // of one group
 };
 
-// Where the result lies. Forward and for the input's gradient its rows are the pixels of (batch, h, w) in
+// Where the result lies. Forward and for the input's gradient its rows are the pixels of (batch, d, h, w) in
 // the order of the phases, its columns the channels of a group.
 struct ConvResult {
   void* data;
   const void* bias;
-  int64_t step_n, step_h, step_w, step_c;
+  ImageSteps steps;
   Write write;
 };
 
@@ -38,21 +38,23 @@ struct GatherProduct {
   DType dtype;
   Place place;
   ConvPlan plan;
-  Axis h, w;
+  Axes axes;
+  unsigned pitch;
   int batch;
   ConvImage image;
-  const void* weights;  // (groups, slots of h, slots of w, n, weight_step): rows of taps and channels, as gathered
+  const void* weights;  // (groups, slots of d, h and w, n, weight_step): rows of taps and channels, as gathered
   int64_t weight_step;
   ConvResult result;
 };
 
-// dw (groups, m, channels, taps of h, taps of w), where channels counts what is in the result; image.channels
+// dw (groups, m, channels, taps of d, h and w), where channels counts what is in the result; image.channels
 // may be more, of which the rest is zero.
 struct GradientProduct {
   DType dtype;
   Place place;
   ConvPlan plan;
-  Axis h, w;
+  Axes axes;
+  unsigned pitch;
   int batch, channels;
   ConvImage image, d_output;
   void* d_weight;
@@ -103,19 +105,20 @@ __device__ __forceinline__ void set_part_of_k(TilePlace& t, int64_t k, unsigned 
 }
 
 struct PixelPlaces {
-  Axis h, w;
-  int64_t step_n, step_h, step_w, step_c, most_rows, columns;
+  Axes axes;
+  ImageSteps steps;
+  int64_t columns;
   int batch;
   __device__ int64_t row(int64_t unit, int64_t i) const {
-    Unit u = unit_of(h, w, unit);
-    int64_t pixels = static_cast<int64_t>(u.h.count) * u.w.count;
-    if (i >= batch * pixels) return nowhere;
-    int64_t n = i / pixels, y = i % pixels / u.w.count, x = i % pixels % u.w.count;
-    return n * step_n + (u.h.phase + y * h.phases) * step_h + (u.w.phase + x * w.phases) * step_w +
-           u.group * columns * step_c;
+    Unit u = unit_of(axes, unit);
+    if (i >= batch * u.pixels()) return nowhere;
+    int64_t line = i / u.w.count, plane = line / u.h.count;
+    int64_t n = plane / u.d.count, z = plane % u.d.count, y = line % u.h.count, x = i % u.w.count;
+    return n * steps.n + (u.d.phase + z * axes.d.phases) * steps.d + (u.h.phase + y * axes.h.phases) * steps.h +
+           (u.w.phase + x * axes.w.phases) * steps.w + u.group * columns * steps.c;
   }
-  __device__ int64_t column(int64_t j) const { return j * step_c; }
-  __device__ int64_t bias(int64_t unit) const { return unit / (static_cast<int64_t>(h.phases) * w.phases) * columns; }
+  __device__ int64_t column(int64_t j) const { return j * steps.c; }
+  __device__ int64_t bias(int64_t unit) const { return unit / phases_of(axes) * columns; }
 };
 
 template <class Math, class A, class B>
@@ -124,12 +127,11 @@ __global__ void __launch_bounds__(Math::Shape::threads, Math::Shape::blocks)
                   OutputParams<typename Math::T> o, PixelPlaces places, ConvGrid g) {
   unsigned part;
   TilePlace t = tile_of_block<typename Math::Shape>(g, &part);
-  Unit u = unit_of(image.h, image.w, t.unit);
-  t.m = static_cast<int64_t>(u.h.count) * u.w.count * image.batch;
+  Unit u = unit_of(image.axes, t.unit);
+  t.m = u.pixels() * image.batch;
   if (t.row >= t.m) return;
-  set_part_of_k(t, static_cast<int64_t>(u.h.taps) * u.w.taps * image.channels, part, g.parts, A::Tile::depth);
-  int64_t slot = (u.group * slots_of(image.h) + u.h.slot) * slots_of(image.w) + u.w.slot;
-  weights.data += slot * g.n * weights.row_step;
+  set_part_of_k(t, u.taps() * image.channels, part, g.parts, A::Tile::depth);
+  weights.data += slot_of(image.axes, u.group, u.d.slot, u.h.slot, u.w.slot) * g.n * weights.row_step;
   product_tile<Math, A, B>(image, weights, o, places, t);
 }
 
@@ -151,16 +153,16 @@ __global__ void __launch_bounds__(Math::Shape::threads, Math::Shape::blocks)
   TilePlace t = tile_of_block<typename Math::Shape>(g, &part);
   t.m = d_output.rows;
   d_output.data += t.unit * group_step;
-  int64_t k = static_cast<int64_t>(image.h.count) * image.w.count * image.batch;
+  int64_t k = static_cast<int64_t>(image.axes.d.count) * image.axes.h.count * image.axes.w.count * image.batch;
   set_part_of_k(t, k, part, g.parts, A::Tile::depth);
   product_tile<Math, A, B>(d_output, image, o, places, t);
 }
 
 // ---- launchers ----
 
-template <class T>
-GatherParams<T> gather_params(const ConvImage& image, const Axis& h, const Axis& w, int batch) {
-  return {static_cast<const T*>(image.data), h, w, image.pixel_step, batch, image.channels};
+template <class T, class Product>
+GatherParams<T> gather_params(const Product& p) {
+  return {static_cast<const T*>(p.image.data), p.axes, p.pitch, p.image.pixel_step, p.batch, p.image.channels};
 }
 
 template <class Shape>
@@ -181,10 +183,10 @@ void launch_gather(const GatherProduct& p, void* scratch) {
   const ConvResult& r = p.result;
   OutputParams<T> o{static_cast<T*>(r.data), static_cast<const T*>(r.bias), false, false, r.write, nullptr};
   if (p.plan.parts > 1) o.partials = static_cast<compute_t<T>*>(scratch);
-  PixelPlaces places{p.h, p.w, r.step_n, r.step_h, r.step_w, r.step_c, p.plan.m, p.plan.n, p.batch};
+  PixelPlaces places{p.axes, r.steps, p.plan.n, p.batch};
   launch(gather_kernel<Math, A, B>, blocks_of(g), Shape::threads, TileRoom<Math, A, B>::bytes, p.place,
-         gather_params<T>(p.image, p.h, p.w, p.batch),
-         MatrixParams<T>{static_cast<const T*>(p.weights), p.weight_step, 1, p.plan.n, 16}, o, places, g);
+         gather_params<T>(p), MatrixParams<T>{static_cast<const T*>(p.weights), p.weight_step, 1, p.plan.n, 16}, o,
+         places, g);
   if (p.plan.parts > 1)
     launch(finish_kernel<PixelPlaces, T>, grid_for(p.plan.units * p.plan.m * p.plan.n, finish_threads), finish_threads,
            0, p.place, o, places, p.plan.parts, p.plan.units, p.plan.m, p.plan.n);
@@ -199,11 +201,11 @@ void launch_gradient(const GradientProduct& p, void* scratch) {
   ConvGrid g = grid_of<Shape>(p.plan);
   OutputParams<T> o{static_cast<T*>(p.d_weight), nullptr, false, false, Write::rows, nullptr};
   if (p.plan.parts > 1) o.partials = static_cast<compute_t<T>*>(scratch);
-  WeightPlaces places{p.plan.m, p.channels, p.image.channels, static_cast<int64_t>(p.h.taps) * p.w.taps};
+  WeightPlaces places{p.plan.m, p.channels, p.image.channels, taps_of(p.axes)};
   launch(gradient_kernel<Math, A, B>, blocks_of(g), Shape::threads, TileRoom<Math, A, B>::bytes, p.place,
          MatrixParams<T>{static_cast<const T*>(p.d_output.data), 1, p.d_output.pixel_step, p.plan.m,
                          static_cast<int>(sizeof(T))},
-         gather_params<T>(p.image, p.h, p.w, p.batch), o, places, g, p.d_output.channels);
+         gather_params<T>(p), o, places, g, p.d_output.channels);
   if (p.plan.parts > 1)
     launch(finish_kernel<WeightPlaces, T>, grid_for(p.plan.units * p.plan.m * p.plan.n, finish_threads), finish_threads,
            0, p.place, o, places, p.plan.parts, p.plan.units, p.plan.m, p.plan.n);

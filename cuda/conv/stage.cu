@@ -61,21 +61,30 @@ __global__ void __launch_bounds__(threads) transpose_image_kernel(const T* from,
   }
 }
 
+// The taps of an axis that share tap i's slot, and which of them it is.
+struct Slot {
+  int slot, place, taps;
+};
+__device__ __forceinline__ Slot slot_at(const Axis& a, int i) {
+  int slot = i % a.period;
+  return {slot, i / a.period, (a.taps - slot + a.period - 1) / a.period};
+}
+
 template <class T>
 __global__ void __launch_bounds__(threads) copy_weights_kernel(const T* from, T* to, WeightCopy c) {
   int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   int64_t channel = i % c.padded, row = i / c.padded % c.rows, group = i / c.padded / c.rows;
   if (group >= c.groups) return;
   from += group * c.steps[0] + row * c.steps[1] + channel * c.steps[2];
-  for (int r = 0; r < c.h.taps; ++r)
-    for (int s = 0; s < c.w.taps; ++s) {
-      int slot_h = r % c.h.period, slot_w = s % c.w.period;
-      int taps_w = (c.w.taps - slot_w + c.w.period - 1) / c.w.period;
-      int64_t slot = (group * slots_of(c.h) + slot_h) * slots_of(c.w) + slot_w;
-      int64_t tap = static_cast<int64_t>(r / c.h.period) * taps_w + s / c.w.period;
-      to[(slot * c.rows + row) * c.row_step + tap * c.padded + channel] =
-          channel < c.channels ? from[r * c.steps[3] + s * c.steps[4]] : T{};
-    }
+  for (int q = 0; q < c.axes.d.taps; ++q)
+    for (int r = 0; r < c.axes.h.taps; ++r)
+      for (int s = 0; s < c.axes.w.taps; ++s) {
+        Slot d = slot_at(c.axes.d, q), h = slot_at(c.axes.h, r), w = slot_at(c.axes.w, s);
+        int64_t slot = slot_of(c.axes, group, d.slot, h.slot, w.slot);
+        int64_t tap = (static_cast<int64_t>(d.place) * h.taps + h.place) * w.taps + w.place;
+        to[(slot * c.rows + row) * c.row_step + tap * c.padded + channel] =
+            channel < c.channels ? from[q * c.steps[3] + r * c.steps[4] + s * c.steps[5]] : T{};
+      }
 }
 
 // As bits, whatever they mean.

@@ -14,14 +14,14 @@ struct ImageCopy {
 };
 void copy_image(const ImageCopy& c, const void* from, void* to);
 
-// Of w, seen as (groups, rows, channels, taps of h, taps of w) by its strides in elements.
+// Of w, seen as (groups, rows, channels, taps of d, h and w) by its strides in elements.
 struct WeightCopy {
   DType dtype;
   Place place;
   int64_t groups, rows, channels, padded;
-  int64_t steps[5];
-  Axis h, w;
-  int64_t row_step;  // from row to row of the copy (groups, slots of h, slots of w, rows, taps, padded)
+  int64_t steps[6];
+  Axes axes;
+  int64_t row_step;  // from row to row of the copy (groups, slots of d, h and w, rows, taps, padded)
 };
 void copy_weights(const WeightCopy& c, const void* from, void* to);
 

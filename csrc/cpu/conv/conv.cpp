@@ -5,9 +5,7 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
-constexpr size_t tap_bytes(const ConvParams& p) {
-  return (static_cast<size_t>(p.kernel_h * p.kernel_w) * sizeof(Tap) + 63) / 64 * 64;
-}
+size_t tap_bytes(const ConvParams& p) { return (static_cast<size_t>(tap_count(p)) * sizeof(Tap) + 63) / 64 * 64; }
 
 template <class T>
 bool is_depthwise(const Gather<T>& g) {
@@ -29,16 +27,32 @@ void run_gather(const Gather<T>& g, T* scratch) {
 
 // The gathers below are made twice: with taps == nullptr they tell sizes alone, for the scratch.
 
-// A 1x1 kernel with stride 1 and no padding looks at one pixel only, so the plane is one long row.
+// A kernel of one tap with stride 1 and no padding looks at one pixel only, so the volume is one long row.
 template <class T>
-void flatten_plane(Gather<T>& g) {
-  bool pointwise = g.taps && g.tap_count == 1 && g.taps[0].dy == 0 && g.taps[0].dx == 0;
-  bool same_plane = g.rows == g.in_h && g.cols == g.in_w && g.out_strides.h == g.cols * g.out_strides.w;
-  if (!pointwise || g.stride_h != 1 || g.stride_w != 1 || !same_plane) return;
-  g.in_w = g.cols = g.in_h * g.in_w;
-  g.in_h = g.rows = 1;
-  g.in_strides.h = g.in_strides.n;
-  g.out_strides.h = g.cols * g.out_strides.w;
+void flatten_volume(Gather<T>& g) {
+  auto all = [](const Triple& t, int64_t value) { return t.d == value && t.h == value && t.w == value; };
+  bool pointwise = g.taps && g.tap_count == 1 && all(g.taps[0].offset, 0) && all(g.stride, 1);
+  bool same_grid = g.grid.d == g.size.d && g.grid.h == g.size.h && g.grid.w == g.size.w;
+  Strides& out = g.out_strides;
+  if (!pointwise || !same_grid || out.h != g.grid.w * out.w || out.d != g.grid.h * out.h) return;
+  g.size = g.grid = {1, 1, product(g.grid)};
+  out.d = out.h = g.grid.w * out.w;
+}
+
+// tap(q, r, s, weight) for the taps of a kernel in the order of its weights, weight the offset among them.
+template <class F>
+void for_taps(const ConvParams& p, const F& tap) {
+  for (int64_t q = 0; q < p.d.kernel; ++q)
+    for (int64_t r = 0; r < p.h.kernel; ++r)
+      for (int64_t s = 0; s < p.w.kernel; ++s)
+        tap(q, r, s, q * p.w_strides[2] + r * p.w_strides[3] + s * p.w_strides[4]);
+}
+
+// Whether the taps' weights lie side by side in their order.
+bool taps_adjacent(const ConvParams& p) {
+  int64_t row = p.w.kernel, slice = row * p.h.kernel;
+  return p.w_strides[4] == 1 && (p.h.kernel == 1 || p.w_strides[3] == row) &&
+         (p.d.kernel == 1 || p.w_strides[2] == slice);
 }
 
 template <class T>
@@ -49,92 +63,73 @@ Gather<T> forward_gather(const ConvParams& p, const T* input, const T* weight, c
   g.groups = p.groups;
   g.in_c = p.in_channels / p.groups;
   g.out_c = p.out_channels / p.groups;
-  g.in_h = p.in_h;
-  g.in_w = p.in_w;
-  g.rows = p.out_h;
-  g.cols = p.out_w;
-  g.stride_h = p.stride_h;
-  g.stride_w = p.stride_w;
+  g.size = input_size(p);
+  g.grid = output_size(p);
+  g.stride = stride_of(p);
   g.in = input;
-  g.in_strides = plane_strides(p.layout, p.in_channels, p.in_h, p.in_w);
+  g.in_strides = strides_of(p.layout, p.in_channels, g.size);
   g.out = output;
-  g.out_strides = plane_strides(p.layout, p.out_channels, p.out_h, p.out_w);
+  g.out_strides = strides_of(p.layout, p.out_channels, g.grid);
   g.weight = weight;
   g.w_out = p.w_strides[0];
   g.w_in = p.w_strides[1];
   g.w_group = g.out_c * g.w_out;
   g.bias = bias;
-  for (int64_t r = 0; r < p.kernel_h; ++r)
-    for (int64_t s = 0; s < p.kernel_w; ++s) {
-      Tap tap{r * p.dilation_h - p.pad_top, s * p.dilation_w - p.pad_left, r * p.w_strides[2] + s * p.w_strides[3]};
-      if (taps) taps[g.tap_count] = tap;
-      ++g.tap_count;
-    }
+  for_taps(p, [&](int64_t q, int64_t r, int64_t s, int64_t at) {
+    if (taps) taps[g.tap_count] = {offset_of(p, q, r, s), at};
+    ++g.tap_count;
+  });
   g.taps = taps;
-  g.taps_adjacent = p.w_strides[3] == 1 && (p.kernel_h == 1 || p.w_strides[2] == p.kernel_w);
-  flatten_plane(g);
+  g.taps_adjacent = taps_adjacent(p);
+  flatten_volume(g);
   return g;
 }
 
-// The input pixels (y, x) with y = phase_y mod stride_h and x = phase_x mod stride_w. Kernel row r
-// reaches such a y from output row (y + pad - r dilation) / stride where that is whole.
+// The input pixels whose position is the phase modulo the stride, along each axis. Kernel row r reaches such
+// a y from output row (y + before - r dilation) / stride where that is whole.
 template <class T>
-Gather<T> backward_gather(const ConvParams& p, int64_t phase_y, int64_t phase_x, const T* d_output, const T* weight,
+Gather<T> backward_gather(const ConvParams& p, const Triple& phase, const T* d_output, const T* weight, const T* bias,
                           T* d_input, Tap* taps) {
+  auto pixels = [](const ConvAxis& a, int64_t at) { return std::max<int64_t>(0, ceil_div(a.in - at, a.stride)); };
   Gather<T> g{};
   g.layout = p.layout;
   g.batch = p.batch;
   g.groups = p.groups;
   g.in_c = p.out_channels / p.groups;
   g.out_c = p.in_channels / p.groups;
-  g.in_h = p.out_h;
-  g.in_w = p.out_w;
-  g.rows = std::max<int64_t>(0, ceil_div(p.in_h - phase_y, p.stride_h));
-  g.cols = std::max<int64_t>(0, ceil_div(p.in_w - phase_x, p.stride_w));
-  g.stride_h = g.stride_w = 1;
+  g.size = output_size(p);
+  g.grid = {pixels(p.d, phase.d), pixels(p.h, phase.h), pixels(p.w, phase.w)};
+  g.stride = {1, 1, 1};
   g.in = d_output;
-  g.in_strides = plane_strides(p.layout, p.out_channels, p.out_h, p.out_w);
-  Plane plane = plane_strides(p.layout, p.in_channels, p.in_h, p.in_w);
-  g.out = d_input + phase_y * plane.h + phase_x * plane.w;
-  g.out_strides = {plane.n, plane.c, plane.h * p.stride_h, plane.w * p.stride_w};
+  g.in_strides = strides_of(p.layout, p.out_channels, g.size);
+  Strides s = strides_of(p.layout, p.in_channels, input_size(p));
+  g.out = d_input + phase.d * s.d + phase.h * s.h + phase.w * s.w;
+  g.out_strides = {s.n, s.c, s.d * p.d.stride, s.h * p.h.stride, s.w * p.w.stride};
   g.weight = weight;
   g.w_out = p.w_strides[1];  // the roles of the channels change
   g.w_in = p.w_strides[0];
   g.w_group = g.in_c * g.w_in;
-  for (int64_t r = 0; r < p.kernel_h; ++r)
-    for (int64_t s = 0; s < p.kernel_w; ++s) {
-      int64_t y = phase_y + p.pad_top - r * p.dilation_h, x = phase_x + p.pad_left - s * p.dilation_w;
-      if (y % p.stride_h || x % p.stride_w) continue;
-      if (taps) taps[g.tap_count] = {y / p.stride_h, x / p.stride_w, r * p.w_strides[2] + s * p.w_strides[3]};
-      ++g.tap_count;
-    }
+  g.bias = bias;
+  for_taps(p, [&](int64_t q, int64_t r, int64_t c, int64_t at) {
+    Triple o = offset_of(p, q, r, c);
+    int64_t z = phase.d - o.d, y = phase.h - o.h, x = phase.w - o.w;
+    if (z % p.d.stride || y % p.h.stride || x % p.w.stride) return;
+    if (taps) taps[g.tap_count] = {{z / p.d.stride, y / p.h.stride, x / p.w.stride}, at};
+    ++g.tap_count;
+  });
   g.taps = taps;
-  g.taps_adjacent = g.tap_count == p.kernel_h * p.kernel_w && p.w_strides[3] == 1 &&
-                    (p.kernel_h == 1 || p.w_strides[2] == p.kernel_w);
-  flatten_plane(g);
+  g.taps_adjacent = g.tap_count == tap_count(p) && taps_adjacent(p);
+  flatten_volume(g);
   return g;
 }
 
 template <class T, class F>
-void for_phases(const ConvParams& p, const T* d_output, const T* weight, T* d_input, Tap* taps, const F& f) {
-  for (int64_t y = 0; y < std::min(p.stride_h, p.in_h); ++y)
-    for (int64_t x = 0; x < std::min(p.stride_w, p.in_w); ++x)
-      f(backward_gather(p, y, x, d_output, weight, d_input, taps));
-}
-
-// db[o] = sum of dy over images and pixels, in memory order; a task owns a channel, or a vector of them.
-template <class T>
-void bias_gradient(const ConvParams& p, const T* dy, T* db) {
-  int64_t plane = p.out_h * p.out_w, channels = p.out_channels;
-  if (p.layout == Layout::channels_last) return column_sums(p.batch * plane, channels, dy, db);
-  parallel_for(channels, [&](int64_t channel, int) {
-    vec<T> total{};
-    for (int64_t n = 0; n < p.batch; ++n) {
-      const T* from = dy + (n * channels + channel) * plane;
-      for_vectors<T>(plane, [&](int64_t i, auto count) ARRAYNN_LAMBDA { total += load_count(from + i, count); });
-    }
-    db[channel] = sum<T>(total);
-  });
+void for_phases(const ConvParams& p, const T* d_output, const T* weight, const T* bias, T* d_input, Tap* taps,
+                const F& f) {
+  for (int64_t z = 0; z < std::min(p.d.stride, p.d.in); ++z)
+    for (int64_t y = 0; y < std::min(p.h.stride, p.h.in); ++y)
+      for (int64_t x = 0; x < std::min(p.w.stride, p.w.in); ++x)
+        f(backward_gather(p, {z, y, x}, d_output, weight, bias, d_input, taps));
 }
 
 template <class T>
@@ -150,18 +145,17 @@ void forward(const ConvParams& p, const T* x, const T* w, const T* bias, T* y, v
 }
 
 template <class T>
-void backward_input(const ConvParams& p, const T* dy, const T* w, T* dx, void* scratch) {
-  for_phases(p, dy, w, dx, static_cast<Tap*>(scratch),
+void backward_input(const ConvParams& p, const T* dy, const T* w, const T* bias, T* dx, void* scratch) {
+  for_phases(p, dy, w, bias, dx, static_cast<Tap*>(scratch),
              [&](const Gather<T>& g) { run_gather(g, after_taps<T>(p, scratch)); });
 }
 
 template <class T>
-void backward_weight(const ConvParams& p, const T* dy, const T* x, T* dw, T* db, void* scratch) {
-  if (dw && is_depthwise(p))
+void backward_weight(const ConvParams& p, const T* dy, const T* x, T* dw, void* scratch) {
+  if (is_depthwise(p))
     weight_gradient_depthwise(p, dy, x, dw);
-  else if (dw)
+  else
     weight_gradient(p, dy, x, dw, static_cast<T*>(scratch));
-  if (db) bias_gradient(p, dy, db);
 }
 
 template <class T>
@@ -174,7 +168,7 @@ size_t forward_bytes(const ConvParams& p) {
 template <class T>
 size_t backward_input_bytes(const ConvParams& p) {
   int64_t most = 0;
-  for_phases<T>(p, nullptr, nullptr, nullptr, nullptr,
+  for_phases<T>(p, nullptr, nullptr, nullptr, nullptr, nullptr,
                 [&](const Gather<T>& g) { most = std::max(most, gather_scratch(g)); });
   return tap_bytes(p) + static_cast<size_t>(most) * sizeof(T);
 }
@@ -197,8 +191,10 @@ ConvParams as_contiguous(const ConvParams& p) {
   return q;
 }
 
-int64_t input_elements(const ConvParams& p) { return round_up(p.batch * p.in_channels * p.in_h * p.in_w, 64); }
-int64_t output_elements(const ConvParams& p) { return round_up(p.batch * p.out_channels * p.out_h * p.out_w, 64); }
+int64_t input_elements(const ConvParams& p) { return round_up(p.batch * p.in_channels * product(input_size(p)), 64); }
+int64_t output_elements(const ConvParams& p) {
+  return round_up(p.batch * p.out_channels * product(output_size(p)), 64);
+}
 
 // to[n][j][i] = from[n][i][j] for i < rows, j < cols.
 template <class T>
@@ -225,11 +221,11 @@ struct Contiguous {
 
 template <class T>
 void input_to_contiguous(const ConvParams& p, const T* from, T* to) {
-  swap_axes(p.batch, p.in_h * p.in_w, p.in_channels, from, to);
+  swap_axes(p.batch, product(input_size(p)), p.in_channels, from, to);
 }
 template <class T>
 void output_to_contiguous(const ConvParams& p, const T* from, T* to) {
-  swap_axes(p.batch, p.out_h * p.out_w, p.out_channels, from, to);
+  swap_axes(p.batch, product(output_size(p)), p.out_channels, from, to);
 }
 
 }  // namespace
@@ -253,7 +249,7 @@ void conv_forward(const ConvParams& p, const void* input, const void* weight, co
     Contiguous<T> via(p, scratch);
     input_to_contiguous(p, x, via.x);
     forward(as_contiguous(p), via.x, w, b, via.y, via.rest);
-    swap_axes(p.batch, p.out_channels, p.out_h * p.out_w, via.y, y);
+    swap_axes(p.batch, p.out_channels, product(output_size(p)), via.y, y);
   });
 }
 
@@ -267,16 +263,17 @@ size_t conv_backward_input_scratch(const ConvParams& p) {
   return bytes;
 }
 
-void conv_backward_input(const ConvParams& p, const void* d_output, const void* weight, void* d_input, void* scratch) {
+void conv_backward_input(const ConvParams& p, const void* d_output, const void* weight, const void* bias, void* d_input,
+                         void* scratch) {
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const T *dy = static_cast<const T*>(d_output), *w = static_cast<const T*>(weight);
+    const T *dy = static_cast<const T*>(d_output), *w = static_cast<const T*>(weight), *b = static_cast<const T*>(bias);
     T* dx = static_cast<T*>(d_input);
-    if (!goes_via_contiguous(p)) return backward_input(p, dy, w, dx, scratch);
+    if (!goes_via_contiguous(p)) return backward_input(p, dy, w, b, dx, scratch);
     Contiguous<T> via(p, scratch);
     output_to_contiguous(p, dy, via.y);
-    backward_input(as_contiguous(p), via.y, w, via.x, via.rest);
-    swap_axes(p.batch, p.in_channels, p.in_h * p.in_w, via.x, dx);
+    backward_input(as_contiguous(p), via.y, w, b, via.x, via.rest);
+    swap_axes(p.batch, p.in_channels, product(input_size(p)), via.x, dx);
   });
 }
 
@@ -290,17 +287,36 @@ size_t conv_backward_weight_scratch(const ConvParams& p) {
   return bytes;
 }
 
-void conv_backward_weight(const ConvParams& p, const void* d_output, const void* input, void* d_weight, void* d_bias,
-                          void* scratch) {
+void conv_backward_weight(const ConvParams& p, const void* d_output, const void* input, void* d_weight, void* scratch) {
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T *dy = static_cast<const T*>(d_output), *x = static_cast<const T*>(input);
-    T *dw = static_cast<T*>(d_weight), *db = static_cast<T*>(d_bias);
-    if (!dw || !goes_via_contiguous(p)) return backward_weight(p, dy, x, dw, db, scratch);
+    T* dw = static_cast<T*>(d_weight);
+    if (!goes_via_contiguous(p)) return backward_weight(p, dy, x, dw, scratch);
     Contiguous<T> via(p, scratch);
     input_to_contiguous(p, x, via.x);
     output_to_contiguous(p, dy, via.y);
-    backward_weight(as_contiguous(p), via.y, via.x, dw, db, via.rest);
+    backward_weight(as_contiguous(p), via.y, via.x, dw, via.rest);
+  });
+}
+
+size_t conv_backward_bias_scratch(const ConvBiasParams&) { return 0; }
+
+// The sum over images and pixels, in memory order; a task owns a channel, or a vector of them.
+void conv_backward_bias(const ConvBiasParams& p, const void* d_output, void* d_bias, void*) {
+  dispatch_float(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T* dy = static_cast<const T*>(d_output);
+    T* db = static_cast<T*>(d_bias);
+    if (p.layout == Layout::channels_last) return column_sums(p.batch * p.pixels, p.channels, dy, db);
+    parallel_for(p.channels, [&](int64_t channel, int) {
+      vec<T> total{};
+      for (int64_t n = 0; n < p.batch; ++n) {
+        const T* from = dy + (n * p.channels + channel) * p.pixels;
+        for_vectors<T>(p.pixels, [&](int64_t i, auto count) ARRAYNN_LAMBDA { total += load_count(from + i, count); });
+      }
+      db[channel] = sum<T>(total);
+    });
   });
 }
 

@@ -1,32 +1,38 @@
 // Convolution as a gather over taps, the form that forward and input gradient share:
-//   out[n, g, o, row, col] = bias + sum_{tap, i} w[o, i, tap] in[n, g, i, row sh + dy(tap), col sw + dx(tap)]
-// on a grid of rows x cols outputs, with zeros outside `in`. Forward is one such gather. The input
-// gradient of a convolution with stride (sh, sw) is sh x sw of them, one per phase of the input's
-// grid, each with stride 1 and those taps of the kernel that fall on the phase.
+//   out[n, g, o, pixel] = bias + sum_{tap, i} w[o, i, tap] in[n, g, i, pixel stride + offset(tap)]
+// for the pixels (slice, row, col) of a grid, with zeros outside `in`. Forward is one such gather. The input
+// gradient of a convolution with stride (sd, sh, sw) is sd x sh x sw of them, one per phase of the
+// input's grid, each with stride 1 and those taps of the kernel that fall on the phase.
 #pragma once
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
 
-struct Tap {
-  int64_t dy, dx;  // offset into the input plane
-  int64_t weight;  // offset into the weights
+struct Triple {  // a number for each axis
+  int64_t d, h, w;
 };
 
-struct Plane {  // strides of an array seen as n, c, h, w
-  int64_t n, c, h, w;
+ARRAYNN_INLINE int64_t product(const Triple& t) { return t.d * t.h * t.w; }
+
+struct Tap {
+  Triple offset;   // into the input
+  int64_t weight;  // into the weights
+};
+
+struct Strides {  // of an array seen as n, c, d, h, w
+  int64_t n, c, d, h, w;
 };
 
 template <class T>
 struct Gather {
   Layout layout;
   int64_t batch, groups, in_c, out_c;  // channels of one group
-  int64_t in_h, in_w, rows, cols, stride_h, stride_w;
+  Triple size, grid, stride;           // size: of the input
   const T* in;
-  Plane in_strides;
+  Strides in_strides;
   T* out;  // the grid's first element
-  Plane out_strides;
+  Strides out_strides;
   const T* weight;
   int64_t w_group, w_out, w_in;  // steps from one group, output channel, input channel to the next
   const T* bias;                 // groups x out_c, or null
@@ -46,7 +52,7 @@ void gather_depthwise(const Gather<T>& g, T* scratch);
 template <class T>
 int64_t gather_depthwise_scratch(const Gather<T>& g);
 
-// dw and db of a convolution (weight_gradient.cpp), and of a depthwise one (depthwise.cpp).
+// dw of a convolution (weight_gradient.cpp), and of a depthwise one (depthwise.cpp).
 template <class T>
 void weight_gradient(const ConvParams& p, const T* dy, const T* x, T* dw, T* scratch);
 template <class T>
@@ -56,9 +62,24 @@ void weight_gradient_depthwise(const ConvParams& p, const T* dy, const T* x, T* 
 
 namespace {
 
-ARRAYNN_INLINE Plane plane_strides(Layout layout, int64_t c, int64_t h, int64_t w) {
-  if (layout == Layout::channels_last) return {c * h * w, 1, w * c, c};
-  return {c * h * w, h * w, w, 1};
+ARRAYNN_INLINE Triple input_size(const ConvParams& p) { return {p.d.in, p.h.in, p.w.in}; }
+ARRAYNN_INLINE Triple output_size(const ConvParams& p) { return {p.d.out, p.h.out, p.w.out}; }
+ARRAYNN_INLINE Triple stride_of(const ConvParams& p) { return {p.d.stride, p.h.stride, p.w.stride}; }
+ARRAYNN_INLINE int64_t tap_count(const ConvParams& p) { return p.d.kernel * p.h.kernel * p.w.kernel; }
+
+ARRAYNN_INLINE Strides strides_of(Layout layout, int64_t c, const Triple& size) {
+  int64_t plane = size.h * size.w, volume = size.d * plane;
+  if (layout == Layout::channels_last) return {c * volume, 1, plane * c, size.w * c, c};
+  return {c * volume, volume, plane, size.w, 1};
+}
+
+// Where tap (q, r, s) of a forward pass finds the input of pixel 0.
+ARRAYNN_INLINE Triple offset_of(const ConvParams& p, int64_t q, int64_t r, int64_t s) {
+  return {q * p.d.dilation - p.d.before, r * p.h.dilation - p.h.before, s * p.w.dilation - p.w.before};
+}
+ARRAYNN_INLINE Triple offset_of(const ConvParams& p, int64_t tap) {
+  int64_t line = tap / p.w.kernel, slice = p.d.kernel == 1 ? 0 : line / p.h.kernel;
+  return offset_of(p, slice, line - slice * p.h.kernel, tap - line * p.w.kernel);
 }
 
 // Lanes lo <= i < hi of p[0], p[step], p[2 step], ...; zero in the others, whose memory is not read.
@@ -84,44 +105,82 @@ ARRAYNN_INLINE vec<T> load_stepped(const T* p, int64_t step, int lo, int hi) {
 // A run of `count` <= lanes neighbouring outputs of one grid row.
 struct Run {
   int lane, count;
-  int64_t image, row, col;
+  int64_t image, slice, row, col;
 };
 
-// Cuts `count` outputs from number `first` on (counted image by image, row by row) into runs that
-// cross no row's end, and no multiple of `width` lanes. Returns their number, at most
-// `most`.
-ARRAYNN_INLINE int cut_runs(int64_t first, int count, int64_t rows, int64_t cols, int width, Run* runs,
-                            int most = INT32_MAX) {
-  int64_t col = first % cols, row = first / cols % rows, image = first / (cols * rows);
+// Cuts `count` outputs from number `first` on (counted image by image, slice by slice, row by row) into
+// runs that cross no row's end, and no multiple of `width` lanes. Returns their number, at most `most`.
+ARRAYNN_INLINE int cut_runs(int64_t first, int count, const Triple& grid, int width, Run* runs, int most = INT32_MAX) {
+  int64_t line = first / grid.w, plane = line / grid.h;
+  int64_t col = first - line * grid.w, row = line - plane * grid.h, slice = 0, image = plane;
+  if (grid.d != 1) {
+    image = plane / grid.d;
+    slice = plane - image * grid.d;
+  }
   int found = 0;
   for (int lane = 0; lane < count && found < most;) {
-    int64_t size = std::min<int64_t>({cols - col, count - lane, width - lane % width});
-    runs[found++] = {lane, static_cast<int>(size), image, row, col};
+    int64_t size = std::min<int64_t>({grid.w - col, count - lane, width - lane % width});
+    runs[found++] = {lane, static_cast<int>(size), image, slice, row, col};
     lane += static_cast<int>(size);
     col += size;
-    if (col == cols) {
+    if (col == grid.w) {
       col = 0;
-      if (++row == rows) row = 0, ++image;
+      if (++row == grid.h) {
+        row = 0;
+        if (++slice == grid.d) {
+          slice = 0;
+          ++image;
+        }
+      }
     }
   }
   return found;
 }
 
-// Where a run meets the input plane for one tap: lanes lo <= i < hi are inside; offset is that of
-// lane 0 from the image's first element of the channel.
+ARRAYNN_INLINE int64_t place_of(const Run& run, const Strides& s) {
+  return run.image * s.n + run.slice * s.d + run.row * s.h + run.col * s.w;
+}
+
+// Where a run meets the input for one tap: lanes lo <= i < hi are inside; offset is that of lane 0 from
+// the first element of the channel.
 struct Window {
   int64_t offset;
   int lo, hi;
 };
 
-ARRAYNN_INLINE Window window(const Run& run, int64_t dy, int64_t dx, int64_t stride_h, int64_t stride_w, int64_t in_h,
-                             int64_t in_w, int64_t h_stride, int64_t w_stride) {
-  int64_t y = run.row * stride_h + dy, x = run.col * stride_w + dx;
-  if (y < 0 || y >= in_h) return {0, 0, 0};
-  int64_t lo = x < 0 ? std::min<int64_t>((-x + stride_w - 1) / stride_w, run.count) : 0;
-  int64_t hi = x >= in_w ? 0 : std::min<int64_t>((in_w - 1 - x) / stride_w + 1, run.count);
+// Along one row of `size` elements, lane 0 at x.
+ARRAYNN_INLINE Window row_window(int count, int64_t x, int64_t stride, int64_t size) {
+  int64_t lo = x < 0 ? std::min<int64_t>((-x + stride - 1) / stride, count) : 0;
+  int64_t hi = count;  // mostly, and divisions are slow
+  if (x + (count - 1) * stride >= size) hi = x >= size ? 0 : (size - 1 - x) / stride + 1;
   if (hi < lo) hi = lo;
-  return {y * h_stride + x * w_stride, static_cast<int>(lo), static_cast<int>(hi)};
+  return {x, static_cast<int>(lo), static_cast<int>(hi)};
+}
+
+// A run as the input sees it: what a tap without an offset meets at lane 0.
+struct View {
+  int count;
+  Triple at;
+  int64_t offset;
+};
+
+ARRAYNN_INLINE View view_of(const Run& run, const Triple& stride, const Strides& strides) {
+  Triple at{run.slice * stride.d, run.row * stride.h, run.col * stride.w};
+  return {run.count, at, run.image * strides.n + at.d * strides.d + at.h * strides.h + at.w * strides.w};
+}
+
+// A tap's offset along the axes, and in elements.
+ARRAYNN_INLINE int64_t elements_of(const Triple& offset, const Strides& strides) {
+  return offset.d * strides.d + offset.h * strides.h + offset.w * strides.w;
+}
+
+ARRAYNN_INLINE Window window(const View& view, const Triple& offset, int64_t elements, int64_t stride_w,
+                             const Triple& size) {
+  int64_t z = view.at.d + offset.d, y = view.at.h + offset.h;
+  if (z < 0 || z >= size.d || y < 0 || y >= size.h) return {0, 0, 0};
+  Window w = row_window(view.count, view.at.w + offset.w, stride_w, size.w);
+  w.offset = view.offset + elements;
+  return w;
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ bool is_nchw(const Gather<T>& g) {
 
 template <class T>
 Tiling tiling_of(const Gather<T>& g) {
-  int64_t pixels = g.batch * g.rows * g.cols, k = g.in_c * g.tap_count;
+  int64_t pixels = g.batch * product(g.grid), k = g.in_c * g.tap_count;
   if (is_nchw(g)) return panels_for<T>(g.out_c, pixels, k, g.groups, std::max<int64_t>(g.tap_count, 1));
   return tiling_for<T>(pixels, g.out_c, k, g.groups);
 }
@@ -62,14 +62,18 @@ template <class T, int Step>
 void pack_pixels_stepped(const Gather<T>& g, int64_t group, int64_t first, int count, int64_t i0, int64_t i1, T* dst) {
   constexpr int V = lanes<T>;
   Run runs[NR<T>];
-  int run_count = cut_runs(first, count, g.rows, g.cols, V, runs);
+  int run_count = cut_runs(first, count, g.grid, V, runs);
   const T* channels = g.in + (group * g.in_c + i0) * g.in_strides.c;
-  int64_t step = Step ? Step : g.stride_w, next = g.tap_count * NR<T>;
-  for (int64_t t = 0; t < g.tap_count; ++t)
+  View views[NR<T>];
+  for (int r = 0; r < run_count; ++r) views[r] = view_of(runs[r], g.stride, g.in_strides);
+  int64_t step = Step ? Step : g.stride.w, next = g.tap_count * NR<T>;
+  for (int64_t t = 0; t < g.tap_count; ++t) {
+    Triple offset = g.taps[t].offset;
+    int64_t elements = elements_of(offset, g.in_strides);
     for (int r = 0; r < run_count; ++r) {
       const Run& run = runs[r];
-      Window w = window(run, g.taps[t].dy, g.taps[t].dx, g.stride_h, step, g.in_h, g.in_w, g.in_strides.h, 1);
-      const T* from = channels + run.image * g.in_strides.n + w.offset;
+      Window w = window(views[r], offset, elements, step, g.size);
+      const T* from = channels + w.offset;
       T* to = dst + t * NR<T> + run.lane;
       if (Step == 1 && w.lo == 0 && w.hi == V) {
         for (int64_t i = i0; i < i1; ++i, from += g.in_strides.c, to += next) store(to, load(from));
@@ -81,6 +85,7 @@ void pack_pixels_stepped(const Gather<T>& g, int64_t group, int64_t first, int c
           store_first(to, load_stepped(from, step, w.lo, w.hi), run.count);
       }
     }
+  }
   if (count == NR<T>) return;
   for (int64_t k = 0; k < (i1 - i0) * g.tap_count; ++k)
     for (int lane = count; lane < NR<T>; ++lane) dst[k * NR<T> + lane] = 0;
@@ -88,23 +93,23 @@ void pack_pixels_stepped(const Gather<T>& g, int64_t group, int64_t first, int c
 
 template <class T>
 void pack_pixels(const Gather<T>& g, int64_t group, int64_t first, int count, int64_t i0, int64_t i1, T* dst) {
-  if (g.stride_w == 1)
+  if (g.stride.w == 1)
     pack_pixels_stepped<T, 1>(g, group, first, count, i0, i1, dst);
-  else if (g.stride_w == 2)
+  else if (g.stride.w == 2)
     pack_pixels_stepped<T, 2>(g, group, first, count, i0, i1, dst);
   else
     pack_pixels_stepped<T, 0>(g, group, first, count, i0, i1, dst);
 }
 
 // Where a tile's pixels lie in the output: in one go if they are in one image and the grid is the
-// whole plane, else run by run through a buffer.
+// whole volume, else run by run through a buffer.
 template <class T>
 void store_pixels(const Gather<T>& g, int64_t channel, int rows, int64_t pixel, Tile<T>& tile) {
-  int64_t plane = g.rows * g.cols, at = pixel % plane;
-  bool whole_plane = g.out_strides.w == 1 && g.out_strides.h == g.cols;
+  int64_t volume = product(g.grid), at = pixel % volume;
+  bool whole = g.out_strides.w == 1 && g.out_strides.h == g.grid.w && g.out_strides.d == g.grid.h * g.grid.w;
   T* out = g.out + channel * g.out_strides.c;
-  if (whole_plane && at + tile.cols <= plane) {
-    tile.c = out + pixel / plane * g.out_strides.n + at;
+  if (whole && at + tile.cols <= volume) {
+    tile.c = out + pixel / volume * g.out_strides.n + at;
     tile.ldc = g.out_strides.c;
     micro_kernel<T>(rows, tile);
     return;
@@ -116,11 +121,10 @@ void store_pixels(const Gather<T>& g, int64_t channel, int rows, int64_t pixel, 
   tile.ldc = NR<T>;
   micro_kernel<T>(rows, tile);
   Run runs[NR<T>];
-  int run_count = whole_plane ? cut_runs(pixel, tile.cols, 1, plane, NR<T>, runs)
-                              : cut_runs(pixel, tile.cols, g.rows, g.cols, NR<T>, runs);
+  int run_count = cut_runs(pixel, tile.cols, whole ? Triple{1, 1, volume} : g.grid, NR<T>, runs);
   for (int r = 0; r < run_count; ++r) {
     const Run& run = runs[r];
-    T* to = out + run.image * g.out_strides.n + run.row * g.out_strides.h + run.col * g.out_strides.w;
+    T* to = out + place_of(run, g.out_strides);
     for (int i = 0; i < rows; ++i, to += g.out_strides.c) {
       const T* from = buffer + i * NR<T> + run.lane;
       for (int j = 0; j < run.count; ++j) {
@@ -136,14 +140,16 @@ void store_pixels(const Gather<T>& g, int64_t channel, int rows, int64_t pixel, 
 // the hardware's own prefetching does not see through.
 template <class T>
 ARRAYNN_INLINE void prefetch_pixels(const Gather<T>& g, int64_t group, int64_t first, int64_t i0, int64_t i1) {
-  if (first >= g.batch * g.rows * g.cols || g.tap_count == 0) return;
+  if (first >= g.batch * product(g.grid) || g.tap_count == 0) return;
   Run start;
-  cut_runs(first, 1, g.rows, g.cols, 1, &start, 1);
-  int64_t y = std::clamp<int64_t>(start.row * g.stride_h + g.taps[g.tap_count - 1].dy, 0, g.in_h - 1);
-  const T* from = g.in + start.image * g.in_strides.n + (group * g.in_c + i0) * g.in_strides.c + y * g.in_strides.h +
-                  start.col * g.stride_w;
+  cut_runs(first, 1, g.grid, 1, &start, 1);
+  const Triple& last = g.taps[g.tap_count - 1].offset;
+  int64_t z = std::clamp<int64_t>(start.slice * g.stride.d + last.d, 0, g.size.d - 1);
+  int64_t y = std::clamp<int64_t>(start.row * g.stride.h + last.h, 0, g.size.h - 1);
+  const T* from = g.in + start.image * g.in_strides.n + (group * g.in_c + i0) * g.in_strides.c + z * g.in_strides.d +
+                  y * g.in_strides.h + start.col * g.stride.w;
   for (int64_t i = i0; i < i1; ++i, from += g.in_strides.c)
-    for (int64_t line = 0; line <= NR<T> * g.stride_w; line += 64 / static_cast<int64_t>(sizeof(T)))
+    for (int64_t line = 0; line <= NR<T> * g.stride.w; line += 64 / static_cast<int64_t>(sizeof(T)))
       __builtin_prefetch(from + line, 0, 2);
 }
 
@@ -172,14 +178,17 @@ void gather_nchw(const Gather<T>& g, const Tiling& tiling, const T* weights, T* 
 template <class T>
 void pack_channels(const Gather<T>& g, int64_t group, int64_t first, int rows, int64_t k0, int64_t k1, T* dst) {
   Run pixels[MR];
-  cut_runs(first, rows, g.rows, g.cols, 1, pixels);
+  cut_runs(first, rows, g.grid, 1, pixels);
+  View views[MR];
+  for (int i = 0; i < rows; ++i) views[i] = view_of(pixels[i], g.stride, g.in_strides);
   for (int64_t k = k0; k < k1;) {
     int64_t t = k / g.in_c, i0 = k % g.in_c, size = std::min(g.in_c - i0, k1 - k);
+    Triple offset = g.taps[t].offset;
+    int64_t elements = elements_of(offset, g.in_strides);
     const T* lines[MR];
     for (int i = 0; i < rows; ++i) {
-      Window w = window(pixels[i], g.taps[t].dy, g.taps[t].dx, g.stride_h, g.stride_w, g.in_h, g.in_w, g.in_strides.h,
-                        g.in_strides.w);
-      lines[i] = w.hi > w.lo ? g.in + pixels[i].image * g.in_strides.n + w.offset + group * g.in_c + i0 : nullptr;
+      Window w = window(views[i], offset, elements, g.stride.w, g.size);
+      lines[i] = w.hi > w.lo ? g.in + w.offset + group * g.in_c + i0 : nullptr;
     }
     pack_rows(lines, rows, size, dst + (k - k0) * rows, rows, rows);
     k += size;
@@ -188,10 +197,10 @@ void pack_channels(const Gather<T>& g, int64_t group, int64_t first, int rows, i
 
 template <class T>
 void store_channels(const Gather<T>& g, int64_t channel, int rows, int64_t pixel, Tile<T>& tile) {
-  bool whole_plane = g.out_strides.h == g.cols * g.out_strides.w && g.out_strides.n == g.rows * g.out_strides.h;
-  if (whole_plane) {
-    tile.c = g.out + pixel * g.out_strides.w + channel;
-    tile.ldc = g.out_strides.w;
+  const Strides& s = g.out_strides;
+  if (s.h == g.grid.w * s.w && s.d == g.grid.h * s.h && s.n == g.grid.d * s.d) {
+    tile.c = g.out + pixel * s.w + channel;
+    tile.ldc = s.w;
     micro_kernel<T>(rows, tile);
     return;
   }
@@ -202,10 +211,9 @@ void store_channels(const Gather<T>& g, int64_t channel, int rows, int64_t pixel
   tile.ldc = NR<T>;
   micro_kernel<T>(rows, tile);
   Run pixels[MR];
-  cut_runs(pixel, rows, g.rows, g.cols, 1, pixels);
+  cut_runs(pixel, rows, g.grid, 1, pixels);
   for (int i = 0; i < rows; ++i) {
-    T* to = g.out + pixels[i].image * g.out_strides.n + pixels[i].row * g.out_strides.h +
-            pixels[i].col * g.out_strides.w + channel;
+    T* to = g.out + place_of(pixels[i], s) + channel;
     for (int j = 0; j < tile.cols; ++j) to[j] = accumulate ? to[j] + buffer[i * NR<T> + j] : buffer[i * NR<T> + j];
   }
 }
@@ -243,7 +251,7 @@ template int64_t gather_gemm_scratch(const Gather<double>&);
 
 template <class T>
 void gather_gemm(const Gather<T>& g, T* scratch) {
-  if (g.batch * g.rows * g.cols == 0 || g.out_c == 0) return;
+  if (g.batch * product(g.grid) == 0 || g.out_c == 0) return;
   pack_weights(g, scratch);
   T* rest = scratch + weight_elements(g);
   if (is_nchw(g))

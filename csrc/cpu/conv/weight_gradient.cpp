@@ -14,8 +14,8 @@ struct Cut {
 
 template <class T>
 Cut cut_of(const ConvParams& p) {
-  int64_t pixels = p.batch * p.out_h * p.out_w;
-  int64_t m = p.out_channels / p.groups, n = p.in_channels / p.groups * p.kernel_h * p.kernel_w;
+  int64_t pixels = p.batch * product(output_size(p));
+  int64_t m = p.out_channels / p.groups, n = p.in_channels / p.groups * tap_count(p);
   // Chunks make tasks where C is small, and cost m x n elements each.
   int64_t tiles = std::max<int64_t>(1, p.groups * ceil_div(m, 8 * MR) * ceil_div(n, 4 * NR<T>));
   int64_t chunks = std::clamp<int64_t>(std::min(32 / tiles, pixels / 2048), 1, 16);
@@ -27,8 +27,8 @@ Cut cut_of(const ConvParams& p) {
 
 // A column of C, as the pixels see it.
 struct Column {
-  int64_t dy, dx;
-  int64_t channel;  // offset of its channel
+  Triple offset;
+  int64_t elements;  // the offset in elements, with that of the column's channel
 };
 
 // dst[(k - k0) * NR + j]: columns (channel, tap) from n0 on, at pixels [k0, k1). Vectors along the
@@ -37,26 +37,27 @@ template <class T>
 void pack_columns_nchw(const ConvParams& p, const T* x, int64_t group, int64_t n0, int cols, int64_t k0, int64_t k1,
                        T* dst) {
   constexpr int V = lanes<T>;
-  Plane strides = plane_strides(p.layout, p.in_channels, p.in_h, p.in_w);
-  int64_t in_c = p.in_channels / p.groups, taps = p.kernel_h * p.kernel_w;
+  Triple size = input_size(p), grid = output_size(p), stride = stride_of(p);
+  Strides strides = strides_of(Layout::contiguous, p.in_channels, size);
+  int64_t in_c = p.in_channels / p.groups, taps = tap_count(p);
   for (int j0 = 0; j0 < NR<T>; j0 += V) {
     int valid = std::clamp(cols - j0, 0, V);
     Column columns[V];
     for (int j = 0; j < valid; ++j) {
       int64_t i = (n0 + j0 + j) / taps, t = (n0 + j0 + j) % taps;
-      columns[j] = {t / p.kernel_w * p.dilation_h - p.pad_top, t % p.kernel_w * p.dilation_w - p.pad_left,
-                    (group * in_c + i) * strides.c};
+      Triple offset = offset_of(p, t);
+      columns[j] = {offset, elements_of(offset, strides) + (group * in_c + i) * strides.c};
     }
     for (int64_t k = k0; k < k1;) {
       Run run;
-      cut_runs(k, static_cast<int>(std::min<int64_t>(V, k1 - k)), p.out_h, p.out_w, V, &run, 1);
-      const T* image = x + run.image * strides.n;
+      cut_runs(k, static_cast<int>(std::min<int64_t>(V, k1 - k)), grid, V, &run, 1);
+      View view = view_of(run, stride, strides);
       vec<T> block[V];
       static_for<V>([&](auto j) ARRAYNN_LAMBDA {
         block[j] = vec<T>{};
         if (j >= valid) return;
-        Window w = window(run, columns[j].dy, columns[j].dx, p.stride_h, p.stride_w, p.in_h, p.in_w, strides.h, 1);
-        block[j] = load_stepped(image + columns[j].channel + w.offset, p.stride_w, w.lo, w.hi);
+        Window w = window(view, columns[j].offset, columns[j].elements, stride.w, size);
+        block[j] = load_stepped(x + w.offset, stride.w, w.lo, w.hi);
       });
       transpose<T>(block);
       T* to = dst + (k - k0) * NR<T> + j0;
@@ -72,28 +73,29 @@ void pack_columns_nchw(const ConvParams& p, const T* x, int64_t group, int64_t n
 template <class T>
 void pack_columns_nhwc(const ConvParams& p, const T* x, int64_t group, int64_t n0, int cols, int64_t k0, int64_t k1,
                        T* dst) {
-  Plane strides = plane_strides(p.layout, p.in_channels, p.in_h, p.in_w);
+  Triple size = input_size(p), grid = output_size(p), stride = stride_of(p);
+  Strides strides = strides_of(p.layout, p.in_channels, size);
   int64_t in_c = p.in_channels / p.groups;
   for (int64_t k = k0; k < k1; ++k, dst += NR<T>) {
     Run pixel;
-    cut_runs(k, 1, p.out_h, p.out_w, 1, &pixel, 1);
-    const T* image = x + pixel.image * strides.n + group * in_c;
+    cut_runs(k, 1, grid, 1, &pixel, 1);
+    View view = view_of(pixel, stride, strides);
     for (int j = 0; j < NR<T>;) {
       if (j >= cols) {
         dst[j++] = 0;
         continue;
       }
       int64_t t = (n0 + j) / in_c, i = (n0 + j) % in_c;
-      int size = static_cast<int>(std::min<int64_t>(in_c - i, cols - j));
-      Window w = window(pixel, t / p.kernel_w * p.dilation_h - p.pad_top, t % p.kernel_w * p.dilation_w - p.pad_left,
-                        p.stride_h, p.stride_w, p.in_h, p.in_w, strides.h, strides.w);
-      const T* from = image + w.offset + i;
+      int channels = static_cast<int>(std::min<int64_t>(in_c - i, cols - j));
+      Triple offset = offset_of(p, t);
+      Window w = window(view, offset, elements_of(offset, strides), stride.w, size);
+      const T* from = x + w.offset + group * in_c + i;
       if (w.hi > w.lo)
-        for_vectors<T>(size,
+        for_vectors<T>(channels,
                        [&](int64_t s, auto n) ARRAYNN_LAMBDA { store_count(dst + j + s, load_count(from + s, n), n); });
       else
-        for_vectors<T>(size, [&](int64_t s, auto n) ARRAYNN_LAMBDA { store_count(dst + j + s, vec<T>{}, n); });
-      j += size;
+        for_vectors<T>(channels, [&](int64_t s, auto n) ARRAYNN_LAMBDA { store_count(dst + j + s, vec<T>{}, n); });
+      j += channels;
     }
   }
 }
@@ -102,13 +104,13 @@ void pack_columns_nhwc(const ConvParams& p, const T* x, int64_t group, int64_t n
 template <class T>
 void pack_cotangent(const ConvParams& p, const T* dy, int64_t group, int64_t m0, int rows, int64_t k0, int64_t k1,
                     T* dst) {
-  int64_t plane = p.out_h * p.out_w, channel = group * (p.out_channels / p.groups) + m0;
+  int64_t volume = product(output_size(p)), channel = group * (p.out_channels / p.groups) + m0;
   if (p.layout == Layout::channels_last)
     return pack_panel(dy + k0 * p.out_channels + channel, 1, p.out_channels, rows, k1 - k0, dst, rows, rows);
   for (int64_t k = k0; k < k1;) {
-    int64_t image = k / plane, at = k % plane, size = std::min(plane - at, k1 - k);
-    pack_panel(dy + (image * p.out_channels + channel) * plane + at, plane, 1, rows, size, dst + (k - k0) * rows, rows,
-               rows);
+    int64_t image = k / volume, at = k % volume, size = std::min(volume - at, k1 - k);
+    pack_panel(dy + (image * p.out_channels + channel) * volume + at, volume, 1, rows, size, dst + (k - k0) * rows,
+               rows, rows);
     k += size;
   }
 }
@@ -117,7 +119,7 @@ void pack_cotangent(const ConvParams& p, const T* dy, int64_t group, int64_t m0,
 template <class T>
 void reduce_chunks(const ConvParams& p, const Cut& c, const T* partial, T* dw) {
   int64_t m = c.tiling.m, n = c.tiling.n, size = p.groups * m * n;
-  int64_t in_c = p.in_channels / p.groups, taps = p.kernel_h * p.kernel_w;
+  int64_t in_c = p.in_channels / p.groups, taps = tap_count(p);
   parallel_chunks(p.groups * m, 16384 / (n + 1) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
       for (int64_t j = 0; j < n; ++j) {

@@ -9,6 +9,7 @@ from .attention import MultiheadAttention
 from .base import Layer, Parameter
 from .channel_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm
 from .conv import Conv1d, Conv2d
+from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .dropout import Dropout
 from .embedding import Embedding
 from .flatten import Flatten
@@ -52,6 +53,10 @@ __all__ = [
     "AvgPool3d",
     "Conv1d",
     "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "Dropout",
     "EachStep",
     "Embedding",
