@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from . import _demo_table
 from .cross_entropy import cross_entropy
 from .layers import LSTM, Conv2d, Dropout, Flatten, LastStep, Layer, Linear, MaxPool2d, ReLU, Sequential
-from .optim import Adam
+from .optim import Adam, CosineAnnealingLR
 from .training import History, fit, predict
 
 Array = NDArray[Any]
@@ -146,10 +146,6 @@ def train(
     """Train with Adam, the learning rate falling along a cosine, and measure on `test`."""
     print(f"\n{name}: {sum(p.data.size for p in model.parameters()):,} parameters. val_ is the test set.")
     optimizer = Adam(model.parameters(), plan.lr)
-
-    def decay(history: History, model: Layer, epoch: int) -> None:
-        optimizer.lr = plan.lr * (1 + math.cos(math.pi * (epoch + 1) / plan.epochs)) / 2
-
     start = time.perf_counter()
     history = fit(
         model,
@@ -160,7 +156,7 @@ def train(
         batch_size=plan.batch_size,
         validation_data=test,
         metrics="accuracy",
-        callbacks=[decay],
+        schedule=CosineAnnealingLR(optimizer, plan.epochs),
         rng=rng,
     )
     if history.stopped:

@@ -140,7 +140,7 @@ class _Stream:
                 )
             self._begun = True
         found = False
-        with contextlib.closing(_ahead(iterator)) as batches:
+        with contextlib.closing(read_ahead(iterator)) as batches:
             for batch in batches:
                 yield checked(batch, f"{self._what}: batch")
                 found = True
@@ -148,7 +148,7 @@ class _Stream:
             raise ValueError(f"{self._what} is empty")
 
 
-def _ahead(iterator: Iterator[Any]) -> Generator[Any, None, None]:
+def read_ahead(iterator: Iterator[Any]) -> Generator[Any, None, None]:
     """Yield from `iterator`, of which a thread of its own takes the next item meanwhile."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="arraynn-data") as pool:

@@ -1,0 +1,106 @@
+"""Characters and words for the examples on text."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+def bundled() -> str:
+    """Return the descriptions of scikit-learn's data sets, one text of some 50 000 characters."""
+    from sklearn import datasets
+
+    loaders = (datasets.load_breast_cancer, datasets.load_diabetes, datasets.load_digits, datasets.load_iris)
+    loaders += (datasets.load_linnerud, datasets.load_wine)
+    return "\n".join(load().DESCR for load in loaders)
+
+
+class Characters(NamedTuple):
+    """A text as numbers: a tenth at its end is for validation."""
+
+    name: str
+    alphabet: str
+    train: np.ndarray
+    validation: np.ndarray
+
+    def text(self, numbers: np.ndarray) -> str:
+        return "".join(self.alphabet[i] for i in numbers)
+
+
+def characters(options: argparse.Namespace) -> Characters:
+    """Return tiny Shakespeare from ``--data``, else what scikit-learn bundles."""
+    if options.data:
+        name, text = "tiny Shakespeare", (options.data / "tinyshakespeare.txt").read_text()
+    else:
+        name, text = "scikit-learn's descriptions", bundled()
+    if options.quick:
+        text = text[:6000]
+    alphabet = "".join(sorted(set(text)))
+    table = {c: i for i, c in enumerate(alphabet)}
+    all_numbers = np.array([table[c] for c in text])
+    cut = int(0.9 * len(all_numbers))
+    print(f"{name}: {len(text):,} characters of {len(alphabet)}")
+    return Characters(name, alphabet, all_numbers[:cut], all_numbers[cut:])
+
+
+def windows(numbers: np.ndarray, length: int, offset: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return pieces (N, length) of a text, and the characters that follow each of theirs."""
+    count = (len(numbers) - 1 - offset) // length
+    x = numbers[offset : offset + count * length].reshape(count, length)
+    y = numbers[offset + 1 : offset + 1 + count * length].reshape(count, length)
+    return x, y
+
+
+class Sentences(NamedTuple):
+    """Sentences as numbers of words, 0 where they have ended: (N, T), their lengths, and 0 or 1."""
+
+    name: str
+    words: int
+    ids: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+
+
+def sentences(options: argparse.Namespace) -> Sentences:
+    """Return rt-polarity from ``--data``, else sentences of two descriptions of scikit-learn's."""
+    if options.data:
+        name = "rt-polarity"
+        classes = [_lines(options.data / f"rt-polarity.{kind}") for kind in ("neg", "pos")]
+    else:
+        from sklearn import datasets
+
+        name = "lines of two of scikit-learn's descriptions"
+        classes = [
+            [line.split() for line in load().DESCR.splitlines() if len(line.split()) > 3]
+            for load in (datasets.load_breast_cancer, datasets.load_wine)
+        ]
+    if options.quick:
+        classes = [found[:100] for found in classes]
+    split = [*classes[0], *classes[1]]
+    counts = Counter(word for sentence in split for word in sentence)
+    number = {word: i for i, (word, _) in enumerate(counts.most_common(), 1)}
+    lengths = np.array([len(sentence) for sentence in split])
+    ids = np.zeros((len(split), max(lengths.max(), 5)), np.int64)
+    for row, sentence in zip(ids, split, strict=True):
+        row[: len(sentence)] = [number[word] for word in sentence]
+    labels = np.repeat([0, 1], [len(found) for found in classes])
+    print(f"{name}: {len(split):,} sentences of {len(number):,} words")
+    return Sentences(name, len(number) + 1, ids, lengths, labels)
+
+
+def _lines(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text(encoding="latin-1").splitlines() if line.split()]
+
+
+def split(labels: np.ndarray, seed: int, share: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """Return which sentences to learn from and which to test with: the same share of both classes."""
+    rng = np.random.default_rng(seed)
+    test = [
+        rng.permutation(np.flatnonzero(labels == c))[: round(share * (labels == c).sum())] for c in (0, 1)
+    ]
+    held_out = np.sort(np.concatenate(test))
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out

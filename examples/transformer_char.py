@@ -1,0 +1,191 @@
+"""A small transformer that writes text: causal attention on the pieces of text that char_rnn learns from.
+
+Blocks of masked self-attention and a two-layer network, each behind a layer normalization and beside a path
+that goes straight through (Vaswani et al. 2017, with the normalization in front).
+"""
+
+from __future__ import annotations
+
+import arraynn as ann
+import common
+import numpy as np
+import text
+from arraynn.layers import GELU, Dropout, Embedding, Layer, LayerNorm, Linear, MultiheadAttention, Sequential
+from char_rnn import batches
+
+TARGET = 1.75
+WIDTH, HEADS, BLOCKS, LENGTH, EPOCHS, RATE, WARMUP, DROP, CLIP = 128, 4, 3, 128, 12, 2e-3, 100, 0.1, 1.0
+
+
+class Block(Layer):
+    """x + attention(norm(x)), and then x + network(norm(x)): (N, T, WIDTH) to the same."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.norm1 = LayerNorm(WIDTH)
+        self.attention = MultiheadAttention(WIDTH, HEADS, batch_first=True, rng=rng)
+        self.drop1 = Dropout(DROP, rng=rng)
+        self.network = Sequential(
+            LayerNorm(WIDTH),
+            Linear(WIDTH, 4 * WIDTH, rng=rng),
+            GELU(),
+            Linear(4 * WIDTH, WIDTH, rng=rng),
+            Dropout(DROP, rng=rng),
+        )
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        h = self.norm1(x)
+        x = x + self.drop1(self.attention(h, h, h, is_causal=True))
+        return x + self.network(x)
+
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        dy = dy + self.network.backward(dy)
+        dh = sum(self.attention.backward(self.drop1.backward(dy)))
+        return dy + self.norm1.backward(dh)
+
+
+class Writer(Layer):
+    """(N, T) characters to (N, characters, T) scores of the next one."""
+
+    def __init__(self, characters: int, rng: np.random.Generator) -> None:
+        self.embedding = Embedding(characters, WIDTH, rng=rng)
+        self.places = Embedding(LENGTH, WIDTH, rng=rng)
+        for embedding in (self.embedding, self.places):
+            ann.init.normal_(embedding.weight, 0.0, 0.02, rng=rng)
+        self.blocks = Sequential(*(Block(rng) for _ in range(BLOCKS)), LayerNorm(WIDTH))
+        self.head = Linear(WIDTH, characters, rng=rng)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        h = self.embedding(x) + self.places(np.arange(x.shape[1]))
+        return self.head(self.blocks(h)).transpose(0, 2, 1)
+
+    def backward(self, dy: np.ndarray) -> None:
+        dh = self.blocks.backward(self.head.backward(dy.transpose(0, 2, 1)))
+        self.embedding.backward(dh)
+        self.places.backward(dh.sum(0))
+
+    def write(
+        self, first: np.ndarray, count: int, temperature: float, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return `count` characters that follow `first`."""
+        self.eval()
+        found = list(first)
+        for _ in range(count):
+            scores = self(np.array([found[-LENGTH:]]))[0, :, -1].astype(np.float64) / temperature
+            p = np.exp(scores - scores.max())
+            found.append(rng.choice(len(p), p=p / p.sum()))
+        return np.array(found[len(first) :])
+
+
+def train(data: text.Characters, epochs: int, seed: int) -> tuple[Writer, ann.History, common.Outcome]:
+    rng = np.random.default_rng(seed)
+    model = Writer(len(data.alphabet), rng)
+    print(common.parameters(model))
+    optimizer = ann.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.1)
+    steps = epochs * sum(1 for _ in batches(data.train, seed, 0))
+    cosine = ann.optim.CosineAnnealingLR(optimizer, max(steps - WARMUP, 1), 0.1 * RATE, every="step")
+    clock = common.Clock()
+    history = ann.fit(
+        model,
+        ann.cross_entropy,
+        optimizer,
+        lambda epoch: batches(data.train, seed, epoch),
+        epochs=epochs,
+        batch_size=None,
+        validation_data=text.windows(data.validation, LENGTH),
+        schedule=ann.optim.LinearWarmup(optimizer, WARMUP, then=cosine),
+        early_stopping=ann.EarlyStopping(patience=epochs),
+        clip_norm=CLIP,
+        callbacks=[clock],
+    )
+    return model, history, common.Outcome(min(history["val_loss"]), clock.seconds)
+
+
+def train_torch(data: text.Characters, epochs: int, seed: int) -> common.Outcome:
+    import torch
+    from torch import nn
+
+    class Writer(nn.Module):
+        def __init__(self, characters: int) -> None:
+            super().__init__()
+            self.embedding, self.places = nn.Embedding(characters, WIDTH), nn.Embedding(LENGTH, WIDTH)
+            for embedding in (self.embedding, self.places):
+                nn.init.normal_(embedding.weight, 0.0, 0.02)
+            block = nn.TransformerEncoderLayer(
+                WIDTH, HEADS, 4 * WIDTH, DROP, nn.functional.gelu, batch_first=True, norm_first=True
+            )
+            self.blocks = nn.TransformerEncoder(
+                block, BLOCKS, nn.LayerNorm(WIDTH), enable_nested_tensor=False
+            )
+            self.head = nn.Linear(WIDTH, characters)
+
+        def forward(self, x):
+            length = x.shape[1]
+            h = self.embedding(x) + self.places(torch.arange(length))
+            mask = nn.Transformer.generate_square_subsequent_mask(length)
+            return self.head(self.blocks(h, mask, is_causal=True)).transpose(1, 2)
+
+    torch.manual_seed(seed)
+    model = Writer(len(data.alphabet))
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.1)
+    steps = epochs * sum(1 for _ in batches(data.train, seed, 0))
+
+    def rate(step: int) -> float:
+        if step < WARMUP:
+            return (step + 1) / WARMUP
+        return 0.1 + 0.45 * (1 + np.cos(np.pi * min((step - WARMUP) / max(steps - WARMUP, 1), 1)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    step = optimizer.step
+    optimizer.step = lambda: (step(), schedule.step())
+    x, y = (torch.from_numpy(a) for a in text.windows(data.validation, LENGTH))
+    best = [np.inf]
+
+    def score() -> float:
+        losses = [
+            float(nn.functional.cross_entropy(model(x[i : i + 256]), y[i : i + 256])) * len(x[i : i + 256])
+            for i in range(0, len(x), 256)
+        ]
+        best[0] = min(best[0], sum(losses) / len(x))
+        return best[0]
+
+    return common.torch_fit(
+        model,
+        nn.functional.cross_entropy,
+        optimizer,
+        lambda epoch: batches(data.train, seed, epoch),
+        epochs=epochs,
+        score=score,
+        clip_norm=CLIP,
+    )
+
+
+def main() -> None:
+    from char_rnn import draw
+
+    options = common.arguments(__doc__)
+    data = text.characters(options)
+    epochs = 1 if options.quick else EPOCHS
+    if options.engine == "torch":
+        return common.hand_over(train_torch(data, epochs, options.seed))
+    model, history, outcome = train(data, epochs, options.seed)
+    rng = np.random.default_rng(options.seed)
+    samples = {
+        t: data.text(model.write(data.validation[:LENGTH], 20 if options.quick else 400, t, rng))
+        for t in (0.4, 0.7, 1.0)
+    }
+    print(samples[0.7])
+    draw(options.out, data, history, samples, "Transformer that writes")
+    common.report(
+        options,
+        outcome,
+        what=f"{BLOCKS} blocks of {HEADS} heads, width {WIDTH}, pieces of {LENGTH}",
+        data=data.name,
+        measure="validation loss, nats per character,",
+        target=TARGET,
+        form=".3f",
+        least=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

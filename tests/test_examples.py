@@ -1,0 +1,83 @@
+"""Every example runs, draws its picture, and writes its line of the table."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import arraynn as ann
+import pytest
+import torch
+
+FOLDER = Path(__file__).resolve().parent.parent / "examples"
+SHARED = {"common", "text"}
+EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run an example in this process, which has imported scikit-learn and PyTorch already."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    threads = ann.get_num_threads(), torch.get_num_threads()
+    ann.set_num_threads(1)  # of calls this small, threads would only wait for each other
+    torch.set_num_threads(1)
+
+    def run(name, *arguments):
+        picture = tmp_path / f"{name}.png"
+        argv = [str(FOLDER / f"{name}.py"), "--out", str(picture), *arguments]
+        monkeypatch.setattr(sys, "argv", argv)
+        runpy.run_path(argv[0], run_name="__main__")
+        return picture
+
+    yield run
+    ann.set_num_threads(threads[0])
+    torch.set_num_threads(threads[1])
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name, run, capsys):
+    picture = run(name, "--quick")
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert re.search(r": [\d.e+-]+%? \(to reach: ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_twin_in_pytorch_runs(name, run, capsys):
+    if "def train_torch" not in (FOLDER / f"{name}.py").read_text():
+        assert "twin=False" in (FOLDER / f"{name}.py").read_text()
+        return
+    run(name, "--quick", "--engine", "torch")
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert json.loads(line.removeprefix("twin ")).keys() == {"score", "seconds"}
+
+
+def test_results_go_into_the_table(run, monkeypatch, tmp_path, capsys):
+    import importlib
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    common = importlib.import_module("common")
+    monkeypatch.setattr(common, "FOLDER", tmp_path)
+    monkeypatch.setattr(common, "_twin", lambda: common.Outcome(0.98, 3.0))
+    (tmp_path / "README.md").write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
+    monkeypatch.setattr(sys, "argv", ["mnist_mlp.py"])
+    options = common.arguments("An example.")
+    for score, least in ((0.97, False), (0.99, True)):
+        common.report(
+            options,
+            common.Outcome(score, 2.0),
+            what="a network",
+            data="digits",
+            measure="accuracy",
+            target=0.975,
+            least=least,
+        )
+        text = (tmp_path / "README.md").read_text()
+        bound = "at most" if least else "at least"
+        assert f"accuracy {bound} 97.50% | {score:.2%} (not reached) | 98.00% | 2.00 | 3.00 | 1.50x |" in text
+        assert "Geometric mean of the ratios: 1.50x." in text
+        assert text.startswith("before\n")
+        assert text.endswith("\nafter\n")
+        assert "old" not in text
