@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ._config import get_num_threads, set_num_threads, show_config
 from ._vjp import vjp
 from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
-from .channel_norm import batch_norm, group_norm
 from .attention import scaled_dot_product_attention
-from .conv import conv1d, conv2d
+from .channel_norm import batch_norm, group_norm
 from .conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
@@ -60,18 +59,18 @@ __all__ = [
     "adaptive_max_pool3d",
     "avg_pool1d",
     "avg_pool2d",
-    "batch_norm",
     "avg_pool3d",
+    "batch_norm",
     "binary_cross_entropy_with_logits",
     "clip_grad_norm",
     "clip_grad_value",
     "conv1d",
     "conv2d",
-    "convert",
     "conv3d",
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "convert",
     "cross_entropy",
     "cuda",
     "dropout",

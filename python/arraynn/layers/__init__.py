@@ -8,7 +8,6 @@ from .activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, S
 from .attention import MultiheadAttention
 from .base import Layer, Parameter
 from .channel_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm
-from .conv import Conv1d, Conv2d
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .dropout import Dropout
 from .embedding import Embedding
@@ -47,10 +46,10 @@ __all__ = [
     "AdaptiveMaxPool3d",
     "AvgPool1d",
     "AvgPool2d",
+    "AvgPool3d",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
-    "AvgPool3d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -72,8 +71,8 @@ __all__ = [
     "LogSoftmax",
     "MaxPool1d",
     "MaxPool2d",
-    "MultiheadAttention",
     "MaxPool3d",
+    "MultiheadAttention",
     "Parameter",
     "RMSNorm",
     "RNNCell",

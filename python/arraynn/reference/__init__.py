@@ -4,9 +4,8 @@ Same names, arguments and errors as in `arraynn`; `arraynn.vjp` takes these ops 
 """
 
 from .activation import elu, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, softplus, tanh
-from .channel_norm import batch_norm, group_norm
 from .attention import scaled_dot_product_attention
-from .conv import conv1d, conv2d
+from .channel_norm import batch_norm, group_norm
 from .conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from .cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from .dropout import dropout
@@ -49,8 +48,8 @@ __all__ = [
     "adaptive_max_pool3d",
     "avg_pool1d",
     "avg_pool2d",
-    "batch_norm",
     "avg_pool3d",
+    "batch_norm",
     "binary_cross_entropy_with_logits",
     "clip_grad_norm",
     "clip_grad_value",
