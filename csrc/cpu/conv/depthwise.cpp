@@ -203,22 +203,25 @@ void weight_nhwc(const ConvParams& p, const T* dy, const T* x, T* dw) {
     int64_t c = index / taps * V, t = index % taps;
     int count = static_cast<int>(std::min<int64_t>(V, p.out_channels - c));
     Triple offset = offset_of(p, t);
-    int64_t elements = elements_of(offset, in);
     vec<T> total{};
-    for (Run run{0, 1, 0, 0, 0, 0}; run.image < p.batch; ++run.image)
-      for (run.slice = 0; run.slice < grid.d; ++run.slice)
-        for (run.row = 0; run.row < grid.h; ++run.row)
-          for (run.col = 0; run.col < grid.w; ++run.col) {
-            Window w = window(view_of(run, stride, in), offset, elements, stride.w, size);
-            if (w.hi == w.lo) continue;
-            const T* from = x + w.offset;
-            vec<T> value{};
-            if (multiplier == 1)
-              value = load_first(from + c, count);
-            else
-              for (int l = 0; l < count; ++l) value[l] = from[(c + l) / multiplier];
-            total = fma(load_first(dy + place_of(run, out) + c, count), value, total);
-          }
+    for (int64_t line = 0; line < p.batch * grid.d * grid.h; ++line) {
+      int64_t image = line / (grid.d * grid.h), slice = line / grid.h % grid.d, row = line % grid.h;
+      int64_t z = slice * stride.d + offset.d, y = row * stride.h + offset.h;
+      if (z < 0 || z >= size.d || y < 0 || y >= size.h) continue;
+      const T* from = x + image * in.n + z * in.d + y * in.h;
+      const T* to = dy + image * out.n + slice * out.d + row * out.h + c;
+      for (int64_t col = 0; col < grid.w; ++col) {
+        int64_t at = col * stride.w + offset.w;
+        if (at < 0 || at >= size.w) continue;
+        const T* pixel = from + at * in.w;
+        vec<T> value{};
+        if (multiplier == 1)
+          value = load_first(pixel + c, count);
+        else
+          for (int l = 0; l < count; ++l) value[l] = pixel[(c + l) / multiplier];
+        total = fma(load_first(to + col * out.w, count), value, total);
+      }
+    }
     for (int l = 0; l < count; ++l) dw[(c + l) * taps + t] = total[l];
   });
 }
