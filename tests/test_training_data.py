@@ -131,7 +131,7 @@ class Sum(Layer):
 def test_several_inputs():
     z = X[:, :1] ** 2
     model, history = train(
-        ((X, z), Y), Sum(), batch_size=32, epochs=40, validation_split=0.2, metrics="accuracy"
+        ((X, z), Y), Sum(), batch_size=32, epochs=40, validation_split=0.2, metrics="accuracy", rng=0
     )
     assert history["val_accuracy"][-1] > 0.8
     np.testing.assert_allclose(ann.predict(model, (X, z), batch_size=7), model(X, z), rtol=1e-6, atol=1e-6)
