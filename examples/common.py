@@ -96,6 +96,7 @@ def torch_fit(
     batch_size: int = 0,
     score: Callable[[], float],
     clip_norm: float | None = None,
+    after_step: Callable[[], Any] = lambda: None,
     after_epoch: Callable[[], Any] = lambda: None,
     seed: int = 0,
 ) -> Outcome:
@@ -114,6 +115,7 @@ def torch_fit(
             if clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
+            after_step()
         after_epoch()
         model.eval()
         with torch.inference_mode():

@@ -112,14 +112,11 @@ def train_torch(data: text.Sentences, epochs: int, seed: int) -> common.Outcome:
     learned, held_out = text.split(data.labels, seed)
     model = Phrases(data.words)
     optimizer = torch.optim.Adam(model.parameters(), RATE)
-    step = optimizer.step
 
-    def bounded_step() -> None:
-        step()
+    def bound() -> None:
         with torch.no_grad():
             model.head.weight.renorm_(2, 0, MAX_NORM)
 
-    optimizer.step = bounded_step
     return common.torch_fit(
         model,
         nn.functional.cross_entropy,
@@ -128,6 +125,7 @@ def train_torch(data: text.Sentences, epochs: int, seed: int) -> common.Outcome:
         epochs=epochs,
         batch_size=BATCH,
         score=lambda: common.torch_accuracy(model, data.ids[held_out], data.labels[held_out]),
+        after_step=bound,
         seed=seed,
     )
 

@@ -134,9 +134,6 @@ def train_torch(data: text.Characters, epochs: int, seed: int) -> common.Outcome
             return (step + 1) / WARMUP
         return 0.1 + 0.45 * (1 + np.cos(np.pi * min((step - WARMUP) / max(steps - WARMUP, 1), 1)))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    step = optimizer.step
-    optimizer.step = lambda: (step(), schedule.step())
     x, y = (torch.from_numpy(a) for a in text.windows(data.validation, LENGTH))
     best = [np.inf]
 
@@ -156,6 +153,7 @@ def train_torch(data: text.Characters, epochs: int, seed: int) -> common.Outcome
         epochs=epochs,
         score=score,
         clip_norm=CLIP,
+        after_step=torch.optim.lr_scheduler.LambdaLR(optimizer, rate).step,
     )
 
 

@@ -20,6 +20,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 CUDA = emulator.ROOT / "cuda"
+FILES = (*emulator.FAMILIES, "rnn_extended")
 
 
 class Mistake(NamedTuple):
@@ -173,15 +174,15 @@ def test_a_mistake_shows(mistake: Mistake, tmp_path: Path) -> None:
 def test_op_tests_under_address_sanitizer() -> None:
     """Every op test of the device, on few examples, with each access of each kernel checked."""
     library = emulator.build(sanitize="address")
-    _run_op_tests(emulator.FAMILIES, library, sanitized=True, ARRAYNN_CUDA_EXAMPLES="4")
+    _run_op_tests(FILES, library, sanitized=True, ARRAYNN_CUDA_EXAMPLES="4")
 
 
 def test_op_tests_on_a_chip_without_these_tensor_cores() -> None:
     library = emulator.build()
-    families = ("conv", "linear", "rnn", "attention")
+    families = ("conv", "linear", "rnn", "rnn_extended", "attention")
     _run_op_tests(families, library, ARRAYNN_EMULATE_CAPABILITY="75", ARRAYNN_CUDA_EXAMPLES="4")
 
 
 def test_op_tests_in_another_order_of_threads() -> None:
     library = emulator.build()
-    _run_op_tests(emulator.FAMILIES, library, ARRAYNN_EMULATE_SEED="2", ARRAYNN_CUDA_EXAMPLES="4")
+    _run_op_tests(FILES, library, ARRAYNN_EMULATE_SEED="2", ARRAYNN_CUDA_EXAMPLES="4")
