@@ -5,8 +5,8 @@
 
 #include "core/array.h"
 #include "ops/activation.h"
-#include "ops/channel_norm.h"
 #include "ops/attention.h"
+#include "ops/channel_norm.h"
 #include "ops/conv.h"
 #include "ops/cross_entropy.h"
 #include "ops/dropout.h"
