@@ -72,6 +72,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
+        self._last = self._start
         self._epochs = 0
 
     def __call__(self, *_: Any) -> None:
@@ -80,7 +81,7 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        return (self._last - self._start) / self._epochs
+        return (self._last - self._start) / max(self._epochs, 1)
 
 
 # -- PyTorch --------------------------------------------------------------------------------
@@ -100,9 +101,10 @@ def torch_fit(
     after_epoch: Callable[[], Any] = lambda: None,
     seed: int = 0,
 ) -> Outcome:
-    """Train as `arraynn.fit` does, in PyTorch: the same batches, the same measuring, no more."""
+    """Train as `arraynn.fit` does, in PyTorch: batches of that size, the score after every epoch, no more."""
     import torch
 
+    torch.set_num_threads(ann.get_num_threads())
     batches = data if callable(data) else _torch_batches(*data, batch_size, seed)
     start = time.perf_counter()
     for epoch in range(epochs):

@@ -201,7 +201,7 @@ def train_torch(series: Series, epochs: int, seed: int) -> common.Outcome:
             return self.head(self.net(x.transpose(1, 2))[:, :, -1])
 
     torch.manual_seed(seed)
-    linear = rmse(baselines(series)["linear autoregression"])
+    best_baseline = least_errors(baselines(series))
     seconds, ratios = 0.0, []
     for model in (Recurrent(nn.LSTM), Recurrent(nn.GRU), Convolutional()):
         optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=1e-2)
@@ -232,8 +232,18 @@ def train_torch(series: Series, epochs: int, seed: int) -> common.Outcome:
         seconds += outcome.seconds
         model.load_state_dict(best["state"])
         with torch.inference_mode():
-            ratios.append((rmse(loss_on(series.test) * series.unit) / linear)[[0, -1]].max())
+            ratios.append(worse_horizon(loss_on(series.test) * series.unit, best_baseline))
     return common.Outcome(float(min(ratios)), seconds)
+
+
+def least_errors(errors: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the best baseline's error at each hour."""
+    return np.minimum(rmse(errors["persistence"]), rmse(errors["linear autoregression"]))
+
+
+def worse_horizon(errors: np.ndarray, baseline: np.ndarray) -> float:
+    """Return a network's error over the best baseline's, at one hour or at 24, whichever is worse."""
+    return float((rmse(errors) / baseline)[[0, -1]].max())
 
 
 def rmse(errors: np.ndarray) -> np.ndarray:
@@ -272,8 +282,7 @@ def main() -> None:
     for name, found in errors.items():
         print(f"{name:24} {rmse(found)[0]:10.2f} {rmse(found)[-1]:10.2f}")
     draw(options.out, series, errors)
-    best = np.minimum(*(rmse(errors[name]) for name in ("persistence", "linear autoregression")))
-    ratios = [(rmse(errors[name]) / best)[[0, -1]].max() for name in list(errors)[2:]]
+    ratios = [worse_horizon(errors[name], least_errors(errors)) for name in list(errors)[2:]]
     common.report(
         options,
         common.Outcome(float(min(ratios)), seconds),

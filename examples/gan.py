@@ -146,6 +146,7 @@ def train_torch(x: np.ndarray, judge: Sequential, epochs: int, seed: int, sample
     from torch import nn
 
     torch.manual_seed(seed)
+    torch.set_num_threads(ann.get_num_threads())
     small = x.shape[2] // 4
     wide = 2 * WIDTH * small * small
     draws = nn.Sequential(
@@ -194,13 +195,19 @@ def train_torch(x: np.ndarray, judge: Sequential, epochs: int, seed: int, sample
     draws.eval()
     with torch.inference_mode():
         images = draws(torch.randn(samples, NOISE)).numpy()
-    return common.Outcome(verdict(judge, images)[0], seconds)
+    return common.Outcome(score(judge, images), seconds)
 
 
 def verdict(judge: Sequential, images: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the share of confident digits, and how many of each class there are."""
     p = ann.softmax(ann.predict(judge, images))
     return float((p.max(1) >= CONFIDENT).mean()), np.bincount(p.argmax(1), minlength=10)
+
+
+def score(judge: Sequential, images: np.ndarray) -> float:
+    """Return the share of confident digits, or 0 if a class is missing."""
+    share, counts = verdict(judge, images)
+    return share if counts.all() else 0.0
 
 
 def _scaled(images: np.ndarray) -> np.ndarray:
@@ -236,12 +243,12 @@ def main() -> None:
     draws, losses, seconds = train(x, epochs, options.seed)
     noise = np.random.default_rng(options.seed + 1).standard_normal((samples, NOISE), np.float32)
     images = ann.predict(draws, noise)
-    share, counts = verdict(judge, images)
+    counts = verdict(judge, images)[1]
     print(f"of each class: {', '.join(map(str, counts))}")
     draw(options.out, digits.name, losses, images, counts)
     common.report(
         options,
-        common.Outcome(share if counts.all() else 0.0, seconds),
+        common.Outcome(score(judge, images), seconds),
         what="DCGAN, by chained pullbacks of layers",
         data=digits.name,
         measure=f"drawings that are a digit at {CONFIDENT:.0%}, all ten classes,",

@@ -113,6 +113,7 @@ def train_torch(data: text.Characters, epochs: int, seed: int) -> common.Outcome
             block = nn.TransformerEncoderLayer(
                 WIDTH, HEADS, 4 * WIDTH, DROP, nn.functional.gelu, batch_first=True, norm_first=True
             )
+            block.self_attn.dropout = block.dropout.p = 0.0  # dropout where Block has it, and nowhere else
             self.blocks = nn.TransformerEncoder(
                 block, BLOCKS, nn.LayerNorm(WIDTH), enable_nested_tensor=False
             )
@@ -132,7 +133,7 @@ def train_torch(data: text.Characters, epochs: int, seed: int) -> common.Outcome
     def rate(step: int) -> float:
         if step < WARMUP:
             return (step + 1) / WARMUP
-        return 0.1 + 0.45 * (1 + np.cos(np.pi * min((step - WARMUP) / max(steps - WARMUP, 1), 1)))
+        return 0.1 + 0.45 * (1 + np.cos(np.pi * min((step + 1 - WARMUP) / max(steps - WARMUP, 1), 1)))
 
     x, y = (torch.from_numpy(a) for a in text.windows(data.validation, LENGTH))
     best = [np.inf]

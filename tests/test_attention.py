@@ -13,7 +13,7 @@ from device import ann
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import HALF, WIDE, arrays, values, wide_dtypes
-from tolerance import assert_close, largest
+from tolerance import assert_close, eps, largest
 
 OP = "scaled_dot_product_attention"
 
@@ -35,6 +35,20 @@ def check(
         "value": (terms, more * (1 + queries) * repeats),
     }
     return check_op(OP, q, k, v, mask, p, causal, bounds=bounds, **options)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3, 4, 5), (65, 70, 17, 16), (130, 33, 64, 80)], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"is_causal": True}, {"dropout_p": 0.3, "rng": 3}, {"enable_gqa": True}], ids=str
+)
+def test_every_gradient_as_a_whole(options: dict[str, Any], sizes: tuple[int, ...]) -> None:
+    """Bounds of single elements have to allow for so much that a gradient of zeros may lie within them."""
+    q, k, v = qkv((2, 4), *sizes, kv=(2, 2) if "enable_gqa" in options else None)
+    out, pullback = ann.vjp(ann.scaled_dot_product_attention, q, k, v, **options)
+    expected, pull = ann.vjp(ann.reference.scaled_dot_product_attention, q, k, v, **options)
+    dy = values(out.shape, np.float32, 7)
+    for a, e in zip((out, *pullback(dy)), (expected, *pull(dy)), strict=True):
+        assert np.linalg.norm(a - e) <= 200 * eps(np.float32) * np.linalg.norm(e)
 
 
 def qkv(

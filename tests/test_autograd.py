@@ -32,6 +32,7 @@ def test_every_differentiable_op_is_there():
             assert inspect.signature(op) == inspect.signature(getattr(arraynn, name))
             assert name in ann.__all__
     assert ann.layers is arraynn.layers
+    assert arraynn.vjp(ann.linear, rand(2, 3), rand(4, 3))[0].shape == (2, 4)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = ann.nothing
 

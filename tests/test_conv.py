@@ -394,6 +394,17 @@ def test_transposed_options_as_large_as_their_type() -> None:
             ann.conv_transpose2d(x, t, **options)
 
 
+def test_strides_beyond_all_arithmetic() -> None:
+    """One window is taken whatever the stride, and it lies in the padding, or reaches over all there is."""
+    huge = 2**63 - 1
+    x, one = values((2, 3, 8), np.float32, 1), values((4, 3, 1), np.float32, 2)
+    assert not check("conv1d", x, one, stride=huge, padding=2).any()
+    check("conv1d", x, values((4, 3, 8), np.float32, 3), stride=huge)
+    t = values((3, 4, 3), np.float32, 4)
+    only = values((2, 3, 1), np.float32, 5)
+    check("conv_transpose1d", only, t, stride=huge, padding=1, output_padding=5)
+
+
 def test_options_as_large_as_their_type() -> None:
     x, w = values((2, 3, 8, 8), np.float32, 1), values((4, 3, 5, 5), np.float32, 2)
     for options in (dict(dilation=2**62), dict(padding=2**62), dict(padding=2**58), dict(stride=2**64)):

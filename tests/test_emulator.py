@@ -12,8 +12,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import emulator
 import pytest
@@ -138,9 +139,7 @@ def _preload() -> str:
     return " ".join(paths)
 
 
-def _run(
-    arguments: list[str], library: Path, sanitized: bool = False, **variables: str
-) -> subprocess.CompletedProcess[str]:
+def _environment(library: Path, sanitized: bool = False, **variables: str) -> dict[str, str]:
     environment = dict(os.environ, ARRAYNN_EMULATED_LIBRARY=str(library), PYTHONPATH=str(TESTS), **variables)
     environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
     if sanitized:
@@ -148,41 +147,64 @@ def _run(
         environment.update(
             LD_PRELOAD=_preload(), ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=0"
         )
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+    return environment
 
 
-def _run_op_tests(
-    families: tuple[str, ...], library: Path, sanitized: bool = False, **variables: str
-) -> None:
-    files = [str(TESTS / f"test_{family}.py") for family in families]
-    options = ["-m", "pytest", "-q", "-x", "-k", "cuda", "-p", "no:cacheprovider"]
-    done = _run([*options, *files], library, sanitized, **variables)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert " passed" in done.stdout
+def _run(program: str, library: Path, sanitized: bool = False) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program]
+    environment = _environment(library, sanitized)
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.what)
 def test_a_mistake_shows(mistake: Mistake, tmp_path: Path) -> None:
     program = PROGRAM + mistake.call
-    right = _run(["-c", program], emulator.build())
+    right = _run(program, emulator.build())
     assert right.returncode == 0, right.stderr
-    wrong = _run(["-c", program], _broken(mistake, tmp_path), mistake.sanitized)
+    wrong = _run(program, _broken(mistake, tmp_path), mistake.sanitized)
     assert wrong.returncode != 0, "the mistake went unseen"
     assert mistake.says in wrong.stderr, wrong.stderr
 
 
-def test_op_tests_under_address_sanitizer() -> None:
-    """Every op test of the device, on few examples, with each access of each kernel checked."""
-    library = emulator.build(sanitize="address")
-    _run_op_tests(FILES, library, sanitized=True, ARRAYNN_CUDA_EXAMPLES="4")
+# Every op test of the device once more, with few of its cases, each way in a process of its own.
+WAYS: dict[str, dict[str, str]] = {
+    "under AddressSanitizer": {},
+    "on a chip without these tensor cores": {"ARRAYNN_EMULATE_CAPABILITY": "75"},
+    "in another order of threads": {"ARRAYNN_EMULATE_SEED": "2"},
+}
+PRODUCTS = ("conv", "linear", "rnn", "rnn_extended", "attention")  # what has two ways to run
 
 
-def test_op_tests_on_a_chip_without_these_tensor_cores() -> None:
-    library = emulator.build()
-    families = ("conv", "linear", "rnn", "rnn_extended", "attention")
-    _run_op_tests(families, library, ARRAYNN_EMULATE_CAPABILITY="75", ARRAYNN_CUDA_EXAMPLES="4")
+@pytest.fixture(scope="module")
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Any]]:
+    """Start the ways that are asked for side by side: each keeps one core busy for minutes."""
+    asked = {item.callspec.params.get("way") for item in request.session.items if hasattr(item, "callspec")}
+    started = {}
+    for way, variables in WAYS.items():
+        if way not in asked:
+            continue
+        sanitized = "Sanitizer" in way
+        library = emulator.build(sanitize="address" if sanitized else "")
+        files = [str(TESTS / f"test_{name}.py") for name in (PRODUCTS if "chip" in way else FILES)]
+        options = ["-m", "pytest", "-q", "-x", "-k", "cuda", "-p", "no:cacheprovider"]
+        few = {"ARRAYNN_CUDA_EXAMPLES": "4", "ARRAYNN_CUDA_CASES": "3"}
+        environment = _environment(library, sanitized, **few, **variables)
+        log = tmp_path_factory.mktemp("runs") / "log"
+        with open(log, "w") as file:
+            process = subprocess.Popen(
+                [sys.executable, *options, *files], env=environment, stdout=file, stderr=subprocess.STDOUT
+            )
+        started[way] = (process, log)
+    yield started
+    for process, _ in started.values():
+        process.kill()
+        process.wait()
 
 
-def test_op_tests_in_another_order_of_threads() -> None:
-    library = emulator.build()
-    _run_op_tests(FILES, library, ARRAYNN_EMULATE_SEED="2", ARRAYNN_CUDA_EXAMPLES="4")
+@pytest.mark.parametrize("way", WAYS)
+def test_op_tests(way: str, runs: dict[str, Any]) -> None:
+    process, log = runs[way]
+    assert process.wait() == 0, log.read_text()[-8000:]
+    assert " passed" in log.read_text()

@@ -73,6 +73,12 @@ def test_constants():
     np.testing.assert_array_equal(init.constant_(np.empty((2, 3)), 2.5), 2.5)
 
 
+def with_normalization():
+    layer = LSTM(3, 4, layer_norm=True, rng=0)
+    layer.bias_cell_l0.data[:] = 7.0
+    return layer
+
+
 def test_parameters_are_filled_in_place_and_returned():
     layer = Conv2d(3, 4, 3, rng=0)
     before = layer.weight.data
@@ -88,19 +94,24 @@ def test_parameters_are_filled_in_place_and_returned():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: LSTM(3, 4, num_layers=2, bidirectional=True, rng=0), lambda: LSTMCell(3, 4, rng=0)]
+    "make",
+    [
+        lambda: LSTM(3, 4, num_layers=2, bidirectional=True, rng=0),
+        lambda: LSTMCell(3, 4, rng=0),
+        with_normalization,
+    ],
 )
 def test_forget_gate_bias(make):
     layer, before = make(), make().state_dict()
     assert init.forget_gate_bias_(layer, 1.5) is layer
     changed = 0
     for name, value in layer.state_dict().items():
-        if name.startswith("bias"):
+        if name.startswith(("bias_ih", "bias_hh")):
             np.testing.assert_array_equal(value[4:8], 1.5 if "ih" in name else 0.0)
             changed += 1
             value[4:8] = before[name][4:8]
         np.testing.assert_array_equal(value, before[name])
-    assert changed == len(before) // 2
+    assert changed == 2 * len([name for name in before if name.startswith("bias_ih")])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from device import ann
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import HALF, WIDE, arrays, channels_last, is_channels_last, lay, values, wide_dtypes, widths
-from tolerance import assert_close, largest
+from tolerance import assert_close, eps, largest
 
 NAMES = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 DIMS = (1, 2, 3)
@@ -122,6 +122,15 @@ def test_case(kind: str, shape: tuple[int, ...], options: dict[str, Any], dtype:
         x = values(shape, dtype, 1, numbers)
         check(name, x, **options)
         check(name, channels_last(x, int(name[-2])), **options)
+
+
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("dtype", [*WIDE, *HALF], ids=str)
+def test_the_mean_of_very_many(dtype: Any) -> None:
+    """One sum of a million numbers, element after element, is off by a thousandth in float32."""
+    x = np.full((1, 2, 1000, 1003), 0.1, dtype)
+    error = ann.adaptive_avg_pool2d(x, 1).astype(np.float64) / x[0, 0, 0, 0].astype(np.float64) - 1
+    assert np.abs(error).max() < 128 * eps(np.float32 if dtype in HALF else dtype)
 
 
 def test_large_adaptive_windows() -> None:

@@ -228,7 +228,7 @@ def test_callback_stops():
 
     def stop(history, model, epoch):
         epochs.append((epoch, history.epochs, len(list(model.parameters()))))
-        return epoch == 1
+        return np.bool_(epoch == 1)
 
     _, history = run(epochs=5, callbacks=[stop])
     assert epochs == [(0, 1, 4), (1, 2, 4)]
@@ -323,6 +323,15 @@ X, Y = two_moons(10)
         ({"validation_data": (X, Y[:9])}, ValueError, "fit: validation_data: x has 10 samples, but y has 9"),
         ({"metrics": "auc"}, ValueError, "fit: metrics must be callables or of 'accuracy', .*, got 'auc'"),
         ({"metrics": ["accuracy", "accuracy"]}, ValueError, "the name 'accuracy' twice"),
+        ({"clip_norm": -1.0}, ValueError, "fit: clip_norm must be at least 0, got -1"),
+        ({"clip_value": float("nan")}, ValueError, "fit: clip_value must be at least 0, got nan"),
+        (
+            {"checkpoint": "no/such/folder/file"},
+            ValueError,
+            "checkpoint must be a file in a folder that exists",
+        ),
+        ({"metrics": {"acc": "accuracy"}}, ValueError, r"fit: metrics\['acc'\] must be a callable"),
+        ({"metrics": {"loss": np.equal}}, ValueError, "fit: metrics has the name 'loss'"),
         ({"accumulate": 0}, ValueError, "fit: accumulate must be at least 1, got 0"),
         ({"batch_size": None}, TypeError, "fit: batch_size must be an integer for data in arrays, got None"),
         ({"data": ()}, TypeError, r"fit: data must be a pair \(x, y\) of arrays, got a tuple of 0"),

@@ -80,7 +80,8 @@ def test_a_stream_is_read_ahead_by_one_in_a_thread_that_ends():
 
         def forward(self, x):
             events.append("learn")
-            asked.wait(10)
+            assert asked.wait(10)
+            assert events.count("read") <= events.count("learn") + 1
             return self.inner(x, input_grad=False)
 
         def backward(self, dy):

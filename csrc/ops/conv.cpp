@@ -141,6 +141,9 @@ ConvParams conv_params(const char* op, int dims, const Array& input, const Array
     }
     *axes[i] =
         o.transposed ? transposed_axis(op, o, i, sizes[at], kernel[at]) : conv_axis(op, o, i, sizes[at], kernel[at]);
+    // steps that are not taken, which may be so large that no arithmetic holds them
+    if (axes[i]->out == 1) axes[i]->stride = 1;
+    if (axes[i]->kernel == 1) axes[i]->dilation = 1;
     p.w_strides[2 + i] = weight.strides[2 + at];
     p.output_shape[p.ndim++] = o.transposed ? axes[i]->in : axes[i]->out;
   }

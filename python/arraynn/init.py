@@ -168,7 +168,7 @@ def forget_gate_bias_(layer: Recurrent, value: float = 1.0) -> Recurrent:
     """
     if not isinstance(layer, LSTM | LSTMCell):
         raise TypeError(f"forget_gate_bias_: layer must be an LSTM or LSTMCell, got {type(layer).__name__}")
-    biases = {name: p.data for name, p in layer.named_parameters() if name.startswith("bias_")}
+    biases = {name: p.data for name, p in layer.named_parameters() if name.startswith(("bias_ih", "bias_hh"))}
     if not biases:
         raise ValueError("forget_gate_bias_: layer has no biases")
     for name, bias in biases.items():

@@ -199,7 +199,7 @@ py::object backward(const Options& o, py::handle input, const py::sequence& para
   std::vector<void*> targets;
   for (size_t i = 0; i < call.pointers.size(); ++i) {
     const Array& view = args[call.parameter(i)];
-    bool wanted = want_params && call.pointers[i];
+    bool wanted = want_params && args.given(call.parameter(i));
     d_params.append(wanted ? args.empty(p.dtype, view.shape, view.ndim) : py::none());
     targets.push_back(wanted ? args.view_of(d_params[i]).data : nullptr);
   }

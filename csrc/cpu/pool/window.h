@@ -136,14 +136,19 @@ ARRAYNN_INLINE vec<T> load_inside(const T* p, int64_t at, int64_t size) {
 
 template <class T>
 struct Sum {
+  using Total = double;
   static constexpr T empty = 0;
   static ARRAYNN_INLINE vec<T> join(vec<T> a, vec<T> b) { return a + b; }
-  static ARRAYNN_INLINE T join(T a, T b) { return a + b; }
+  template <class U>
+  static ARRAYNN_INLINE U join(U a, U b) {
+    return a + b;
+  }
   static ARRAYNN_INLINE T across(vec<T> v) { return sum<T>(v); }
 };
 
 template <class T>
 struct Max {
+  using Total = T;
   static constexpr T empty = -INFINITY;
   // max gives b where one is NaN: right if that is b.
   static ARRAYNN_INLINE vec<T> join(vec<T> a, vec<T> b) { return a != a ? a : max(a, b); }
@@ -151,13 +156,19 @@ struct Max {
   static ARRAYNN_INLINE T across(vec<T> v) { return max_lane<T>(v); }
 };
 
+// In blocks, whose sums are added in double.
 template <class Op, class T>
 T join_run(const T* x, int64_t count) {
-  vec<T> total = broadcast<T>(Op::empty);
-  for_vectors<T>(count, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
-    total = Op::join(total, keep_count<T>(load_count(x + i, n), n, broadcast<T>(Op::empty)));
-  });
-  return Op::across(total);
+  constexpr int64_t block = 2048;
+  typename Op::Total total = Op::empty;
+  for (int64_t begin = 0; begin < count; begin += block) {
+    vec<T> part = broadcast<T>(Op::empty);
+    for_vectors<T>(count - begin < block ? count - begin : block, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+      part = Op::join(part, keep_count<T>(load_count(x + begin + i, n), n, broadcast<T>(Op::empty)));
+    });
+    total = Op::join(total, static_cast<typename Op::Total>(Op::across(part)));
+  }
+  return static_cast<T>(total);
 }
 
 // Windows at a stride of S, vectorised over the windows.

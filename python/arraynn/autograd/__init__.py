@@ -182,6 +182,7 @@ def _traced(op: Callable[..., Any]) -> Callable[..., Any]:
 _ops = {name: getattr(arraynn, name) for name in arraynn.__all__ if name in arraynn.reference.__all__}
 _ops = {name: op for name, op in _ops.items() if op in _rules}
 globals().update({name: _traced(op) for name, op in _ops.items()})
+_rules.update({globals()[name]: _rules[op] for name, op in _ops.items()})  # so that vjp and fit take them
 second_derivatives = frozenset(SECOND) & frozenset(_ops)
 
 __all__ = [*sorted(_ops), "second_derivatives"]  # of the ops there are

@@ -18,7 +18,7 @@ Every = Literal["epoch", "step"]
 class Schedule:
     """The base of schedules, and of one of one's own, which defines `rate`.
 
-    A schedule sets ``optimizer.lr``: when it is made, and with each call of `step`. `arraynn.fit`
+    A schedule sets ``optimizer.lr`` with each call of `step`, a warm-up when it is made too. `arraynn.fit`
     makes that call after every epoch, or after every step of the optimizer if `every` is "step".
     One schedule belongs to an optimizer; `LinearWarmup` puts a warm-up before another.
 
@@ -41,7 +41,7 @@ class Schedule:
             raise ValueError(f"{self._name}: every must be 'epoch' or 'step', got {every!r}")
         self.optimizer = optimizer
         self.every: Every = every
-        self.base_lr = optimizer.lr
+        self.base_lr = float(optimizer.lr)
         self.count = 0
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._vjp import vjp
+from .._vjp import differentiable, vjp
 from ..layers import Layer
 from ..optim import Optimizer, Schedule, clip_grad_norm, clip_grad_value
 from . import checkpoint as checkpoints
@@ -64,7 +64,8 @@ def fit(
     data : (x, y) arrays, iterable of such pairs, or callable
         Inputs and targets, one sample per row of the first axis. A model of several inputs takes a
         tuple of arrays for x, and gets them as its arguments. Or an iterable of batches, each such a
-        pair, which a thread of its own reads ahead by one and which is gone through once an epoch; or
+        pair, which a thread of its own reads ahead by one and which is gone through once an epoch (an
+        array that was yielded must not be written again); or
         a function of the epoch, counted from 0, that returns the batches of that epoch.
     epochs : int
     batch_size : int or None
@@ -121,7 +122,13 @@ def fit(
     if schedule is not None and schedule.optimizer is not optimizer:
         raise ValueError("fit: schedule must be of the same optimizer")
     at_least_one("fit: epochs", epochs)
-    at_least_one("fit: accumulate", accumulate)
+    accumulate = at_least_one("fit: accumulate", accumulate)
+    for what, bound in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+        if bound is not None and not bound >= 0:
+            raise ValueError(f"fit: {what} must be at least 0, got {bound}")
+    callbacks = tuple(callbacks)
+    if checkpoint is not None and not (Path(checkpoint).parent.is_dir() and not Path(checkpoint).is_dir()):
+        raise ValueError(f"fit: checkpoint must be a file in a folder that exists, got {checkpoint}")
     if resume and checkpoint is None:
         raise ValueError("fit: resume needs the path of a checkpoint")
     saved = checkpoints.read(checkpoint) if resume and checkpoint and Path(checkpoint).exists() else None
@@ -138,7 +145,7 @@ def fit(
     run.hold_out(held_out)
     if saved:
         run.load(*saved, rng)
-    callbacks = tuple(callbacks)
+    del saved
     mode = model.training
     try:
         with interruptible() as interrupted:
@@ -149,7 +156,8 @@ def fit(
                     if not run.epoch(epoch, bar, interrupted):
                         run.history.stopped = "interrupt"
                         break
-                if any([callback(run.history, model, epoch) is True for callback in callbacks]):
+                said = [callback(run.history, model, epoch) for callback in callbacks]
+                if any(isinstance(answer, bool | np.bool_) and answer for answer in said):
                     run.history.stopped = "callback"
                 elif interrupted():
                     run.history.stopped = "interrupt"
@@ -331,4 +339,5 @@ def _op_of(loss: Any) -> tuple[Any, dict[str, Any]]:
         loss, args, options = loss.func, loss.args + args, loss.keywords | options
     if args:
         raise TypeError("fit: loss must be a partial with options by name only")
+    differentiable(loss)  # or a TypeError
     return loss, options

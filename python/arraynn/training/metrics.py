@@ -101,6 +101,11 @@ _NAMES: dict[str, Metric] = {
 def named(metrics: Metrics) -> dict[str, Metric]:
     """Return metrics by name, as `fit` takes them."""
     if isinstance(metrics, Mapping):
+        for name, metric in metrics.items():
+            if not callable(metric):
+                raise ValueError(f"fit: metrics[{name!r}] must be a callable, got {metric!r}")
+        if "loss" in metrics:
+            raise ValueError("fit: metrics has the name 'loss', which is that of the loss")
         return dict(metrics)
     found: dict[str, Metric] = {}
     for metric in [metrics] if isinstance(metrics, str) or callable(metrics) else metrics:
