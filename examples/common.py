@@ -205,13 +205,20 @@ def report(
         "torch_score": f"{other.score:{form}}" if other else None,
         "torch_seconds": other.seconds if other else None,
         "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {ann.get_num_threads()} threads",
+        "machine": f"{_processor()}, {ann.get_num_threads()} threads",
     }
     path = FOLDER / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     results[options.name] = entry
     path.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
     write_table(results)
+
+
+def _processor() -> str:
+    """Return the processor's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.machine()
 
 
 def write_table(results: dict[str, dict[str, Any]]) -> None:
@@ -232,11 +239,10 @@ def write_table(results: dict[str, dict[str, Any]]) -> None:
             f"| {r['torch_score'] or '-'} | {r['seconds']:.2f} | {theirs} | {ratio} |"
         )
     if ratios:
-        mean = float(np.exp(np.mean(np.log(ratios))))
-        days = sorted({r["date"] for r in results.values()})
-        when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        machines = ", ".join(sorted({r["machine"] for r in results.values()}))
-        lines += ["", f"Geometric mean of the ratios: {mean:.2f}x. {when}, {machines}, float32."]
+        lines += ["", f"Geometric mean of the ratios: {float(np.exp(np.mean(np.log(ratios)))):.2f}x."]
+    days = sorted({r["date"] for r in results.values()})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    lines += ["", f"{when}; {'; '.join(sorted({r['machine'] for r in results.values()}))}; float32."]
     path = FOLDER / "README.md"
     begin, end = "<!-- results -->", "<!-- end of results -->"
     before, rest = path.read_text().split(begin)

@@ -168,7 +168,7 @@ SECOND = [
 ]
 
 
-def weighted(name, options, square=True):
+def weighted(name, options):
     """Return a number of an op's output that is not linear in it."""
     op = getattr(ann, name)
 

@@ -139,7 +139,7 @@ def test_arguments_are_pytorchs():
         (
             lambda: init.zeros_([1.0]),
             TypeError,
-            "constant_: tensor must be a Parameter or an array, got list",
+            "zeros_: tensor must be a Parameter or an array, got list",
         ),
         (
             lambda: init.normal_(np.zeros(3, int)),

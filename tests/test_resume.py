@@ -157,6 +157,21 @@ def test_generators_of_every_kind(tmp_path):
         assert_same_run(train(cnn, path, rng=np.random.Generator(kind(3))), whole)
 
 
+def test_a_refused_checkpoint_leaves_everything_as_it_was(tmp_path):
+    path = tmp_path / "run.safetensors"
+    options = dict(epochs=2, batch_size=16, checkpoint=path, progress=False)
+    model = cnn()
+    plain = ann.optim.Adam(model.parameters())
+    ann.fit(model, ann.cross_entropy, plain, (IMAGES, LABELS), **options)
+    other = cnn(1)
+    before = other.state_dict()
+    optimizer = ann.optim.Adam(other.parameters(), amsgrad=True)
+    with pytest.raises(ValueError, match="does not fit this Adam"):
+        ann.fit(other, ann.cross_entropy, optimizer, (IMAGES, LABELS), resume=True, **options)
+    for name, value in other.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
 def test_without_resume_a_run_begins_anew(tmp_path):
     path = tmp_path / "run.safetensors"
     train(cnn, path, epochs=2)
@@ -171,7 +186,12 @@ def test_other_runs_are_refused(tmp_path):
         (dict(data=(IMAGES[:40], LABELS[:40])), "samples is 32, in the checkpoint 48"),
         (dict(shuffle=False), "shuffle is False, in the checkpoint True"),
         (dict(accumulate=2), "accumulate is 2, in the checkpoint 1"),
-        (dict(schedule=None), "schedule is NoneType, in the checkpoint LinearWarmup"),
+        (dict(schedule=None), "schedule is None, in the checkpoint LinearWarmup of every step, then Cosine"),
+        (dict(metrics=()), r"metrics is \[\], in the checkpoint \['accuracy'\]"),
+        (
+            dict(early_stopping=ann.EarlyStopping("loss")),
+            "early_stopping is min loss, in the checkpoint min val",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             train(cnn, path, **options)

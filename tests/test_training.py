@@ -281,6 +281,13 @@ def test_mode_is_restored():
     assert model[0].training
 
 
+def test_a_frozen_layer_stays_in_its_mode():
+    model = make_model().train()
+    model[1].eval()
+    ann.predict(model, two_moons()[0])
+    assert [layer.training for layer in (model, *model)] == [True, True, False, True, True]
+
+
 def test_progress_bar_shows_loss_and_metrics(capsys):
     run(progress=True, metrics="accuracy", validation_split=0.2)
     text = capsys.readouterr().err
@@ -408,6 +415,10 @@ def test_bad_early_stopping(options, message):
 def test_predict_and_evaluate_refuse():
     with pytest.raises(ValueError, match="predict: x is empty"):
         ann.predict(make_model(), X[:0])
+    with pytest.raises(ValueError, match="predict: the arrays of x have 9, 10 samples"):
+        ann.predict(make_model(), (X, X[:9]))
+    with pytest.raises(ValueError, match="evaluate: metrics must be callables"):
+        ann.evaluate(make_model(), ann.cross_entropy, (X, Y), metrics="auc")
     with pytest.raises(ValueError, match="predict: batch_size must be at least 1"):
         ann.predict(make_model(), X, batch_size=0)
     with pytest.raises(ValueError, match="evaluate: data: x has 10 samples, but y has 9"):

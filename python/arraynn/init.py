@@ -38,18 +38,17 @@ Mode = Literal["fan_in", "fan_out"]
 
 def constant_(tensor: Target, val: float) -> Target:
     """Fill with `val`."""
-    _values(tensor, "constant_")[...] = val
-    return tensor
+    return _fill(tensor, val, "constant_")
 
 
 def zeros_(tensor: Target) -> Target:
     """Fill with zeros."""
-    return constant_(tensor, 0.0)
+    return _fill(tensor, 0.0, "zeros_")
 
 
 def ones_(tensor: Target) -> Target:
     """Fill with ones."""
-    return constant_(tensor, 1.0)
+    return _fill(tensor, 1.0, "ones_")
 
 
 def uniform_(tensor: Target, a: float = 0.0, b: float = 1.0, *, rng: Rng = None) -> Target:
@@ -198,6 +197,11 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 _LINEAR = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _GAINS = dict.fromkeys((*_LINEAR, "sigmoid"), 1.0) | {"tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75}
+
+
+def _fill(tensor: Target, val: float, op: str) -> Target:
+    _values(tensor, op)[...] = val
+    return tensor
 
 
 def _values(tensor: Any, op: str, ndim: int = 0) -> NDArray[Any]:

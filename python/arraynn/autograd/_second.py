@@ -213,7 +213,11 @@ def _cross_entropy(
     of_label = (w * hot).sum(axis)
     smoothed = (1 - label_smoothing) * hot + label_smoothing / classes * np.expand_dims(kept, axis)
     losses = -anp.sum(w * smoothed.astype(input.dtype) * log_p, axis=axis)
-    return anp.sum(losses) / of_label.sum() if reduction == "mean" else _reduced(losses, reduction)
+    return (
+        anp.sum(losses) / max(of_label.sum(), np.finfo(np.float32).tiny)
+        if reduction == "mean"
+        else _reduced(losses, reduction)
+    )
 
 
 _PRODUCTS = ("linear", *(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)))

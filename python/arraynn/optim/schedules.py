@@ -48,6 +48,10 @@ class Schedule:
     def _name(self) -> str:
         return type(self).__name__
 
+    def kind(self) -> str:
+        """Return what kind of schedule it is, in a word or two."""
+        return f"{self._name} of every {self.every}"
+
     @property
     def watched(self) -> str | None:
         """The entry of the history that the schedule needs, or None."""
@@ -206,6 +210,9 @@ class LinearWarmup(Schedule):
         self.start_factor = start_factor
         self.then = then
         optimizer.lr = self.rate(0)
+
+    def kind(self) -> str:
+        return super().kind() + ("" if self.then is None else f", then {self.then.kind()}")
 
     @property
     def watched(self) -> str | None:

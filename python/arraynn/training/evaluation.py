@@ -38,7 +38,7 @@ def evaluate(
         "loss" and one entry per metric.
     """
     batches = source(data, batch_size if isinstance(data, tuple) else None, "evaluate: data")
-    return measured(model, loss, batches, named(metrics))
+    return measured(model, loss, batches, named(metrics, "evaluate"))
 
 
 def measured(
@@ -64,7 +64,10 @@ def predict(model: Layer, x: Inputs, *, batch_size: int = MEASURED_AT_ONCE) -> A
     batch_size : int, default 256
     """
     at_least_one("predict: batch_size", batch_size)
-    count = len(x[0] if isinstance(x, tuple) else x)
+    counts = {len(part) for part in x} if isinstance(x, tuple) else {len(x)}
+    if len(counts) > 1:
+        raise ValueError(f"predict: the arrays of x have {', '.join(map(str, sorted(counts)))} samples")
+    count = max(counts, default=0)
     if not count:
         raise ValueError("predict: x is empty")
     starts = range(0, count, batch_size)
@@ -79,9 +82,16 @@ def call(model: Layer, x: Inputs, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def _eval_mode(model: Layer) -> Iterator[None]:
-    mode = model.training
+    modes = [(layer, layer.training) for layer in _layers(model)]  # some may be frozen
     model.eval()
     try:
         yield
     finally:
-        model.train(mode)
+        for layer, mode in modes:
+            layer.training = mode
+
+
+def _layers(model: Layer) -> Iterator[Layer]:
+    yield model
+    for _, child in model.named_children():
+        yield from _layers(child)

@@ -287,15 +287,27 @@ class _Run:
             "accumulate": self._accumulate,
             "shuffle": self._order is not None,
             "optimizer": type(self.optimizer).__name__,
-            "schedule": type(self.schedule).__name__,
-            "early_stopping": self.best is not None,
+            "schedule": None if self.schedule is None else self.schedule.kind(),
+            "metrics": list(self.metrics),
+            "validation": self.held_out is not None,
+            "early_stopping": self._stopping and f"{self._stopping.mode} {self._stopping.monitor}",
         }
 
-    def save(self, path: str | os.PathLike[str], first_rng: Any, rng: np.random.Generator) -> None:
-        arrays = {
+    def _states(self) -> dict[str, checkpoints.State]:
+        return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": {} if self.schedule is None else self.schedule.state_dict(),
+        }
+
+    def _load_states(self, states: dict[str, checkpoints.State]) -> None:
+        self.model.load_state_dict(states["model"])
+        self.optimizer.load_state_dict(states["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(states.get("schedule", {}))
+
+    def save(self, path: str | os.PathLike[str], first_rng: Any, rng: np.random.Generator) -> None:
+        arrays = self._states() | {
             "best": {} if self.best is None else self.best.weights,
             "history": {name: np.array(values) for name, values in self.history.items()},
         }
@@ -318,10 +330,12 @@ class _Run:
             wrong.append(f"the model has {len(layers)} generators, not {len(facts['generators'])}")
         if wrong:
             raise ValueError(f"fit: the checkpoint is of another run: {'; '.join(wrong)}")
-        self.model.load_state_dict(arrays["model"])
-        self.optimizer.load_state_dict(arrays["optimizer"])
-        if self.schedule is not None:
-            self.schedule.load_state_dict(arrays.get("schedule", {}))
+        ours = self._states()
+        try:
+            self._load_states(arrays)
+        except ValueError:
+            self._load_states(ours)  # a run that is refused leaves everything as it was
+            raise
         if self.best is not None:
             self.best.go_on(facts["best"], arrays.get("best", {}))
         for generator, state in zip(layers, facts["generators"], strict=True):

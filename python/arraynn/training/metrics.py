@@ -98,14 +98,14 @@ _NAMES: dict[str, Metric] = {
 }
 
 
-def named(metrics: Metrics) -> dict[str, Metric]:
+def named(metrics: Metrics, op: str = "fit") -> dict[str, Metric]:
     """Return metrics by name, as `fit` takes them."""
     if isinstance(metrics, Mapping):
         for name, metric in metrics.items():
             if not callable(metric):
-                raise ValueError(f"fit: metrics[{name!r}] must be a callable, got {metric!r}")
+                raise ValueError(f"{op}: metrics[{name!r}] must be a callable, got {metric!r}")
         if "loss" in metrics:
-            raise ValueError("fit: metrics has the name 'loss', which is that of the loss")
+            raise ValueError(f"{op}: metrics has the name 'loss', which is that of the loss")
         return dict(metrics)
     found: dict[str, Metric] = {}
     for metric in [metrics] if isinstance(metrics, str) or callable(metrics) else metrics:
@@ -116,11 +116,11 @@ def named(metrics: Metrics) -> dict[str, Metric]:
             name = getattr(inner, "__name__", type(inner).__name__)
         else:
             raise ValueError(
-                f"fit: metrics must be callables or of {', '.join(map(repr, _NAMES))}, got {metric!r}"
+                f"{op}: metrics must be callables or of {', '.join(map(repr, _NAMES))}, got {metric!r}"
             )
         if name in found or name == "loss":
             raise ValueError(
-                f"fit: metrics has the name {name!r} twice, give a mapping of names to callables"
+                f"{op}: metrics has the name {name!r} twice, give a mapping of names to callables"
             )
         found[name] = metric
     return found
