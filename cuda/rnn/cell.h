@@ -9,6 +9,8 @@ namespace arraynn::cuda::rnn {
 
 template <Cell cell>
 inline constexpr int gates_of = gate_count(cell);
+template <Cell cell>
+inline constexpr int norm_groups_of = norm_groups(cell);
 
 // ---- functions of either type ----
 

@@ -65,9 +65,9 @@ __device__ __forceinline__ void normalize_back(int64_t size, const T* d, const T
 // f(group, first, size) for what is normalized at once of a row of gates.
 template <Cell cell, class F>
 __device__ __forceinline__ void each_group(int64_t hidden, const F& f) {
-  int64_t first = is_gru(cell) ? 2 * hidden : gates_of<cell> * hidden;
+  int64_t first = norm_groups_of<cell> == 2 ? 2 * hidden : gates_of<cell> * hidden;
   f(0, int64_t{0}, first);
-  if (norm_groups(cell) == 2) f(1, first, hidden);
+  if (norm_groups_of<cell> == 2) f(1, first, hidden);
 }
 
 template <Cell cell, class T>

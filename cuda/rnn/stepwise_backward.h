@@ -131,7 +131,7 @@ __device__ __forceinline__ void cell_row(const StepBackward<T>& s, int64_t n) {
   if (!s.gain_hh) return;
   __syncthreads();  // the row is another thread's here
   normalize_gates_back<cell>(s.hidden, s.d_h + G * at, s.gain_hh, s.state_norm + G * at,
-                             s.rstd + (2 * n + 1) * norm_groups(cell), s.d + G * at, s.gain_hh_d + G * at);
+                             s.rstd + (2 * n + 1) * norm_groups_of<cell>, s.d + G * at, s.gain_hh_d + G * at);
 }
 
 // ---- kernels ----
@@ -195,7 +195,7 @@ __global__ void normalize_input_back_kernel(Marks marks, int64_t rows, int64_t b
   each_block_row(rows, [&](int64_t row) {
     int64_t at = row * G * hidden;
     if (!marks.active(row / batch, row % batch)) return fill_row(products + at, G * hidden);
-    normalize_gates_back<cell>(hidden, d + at, gain, norm + at, rstd + 2 * row * norm_groups(cell), d + at,
+    normalize_gates_back<cell>(hidden, d + at, gain, norm + at, rstd + 2 * row * norm_groups_of<cell>, d + at,
                                products + at);
   });
 }

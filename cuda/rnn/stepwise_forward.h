@@ -94,7 +94,7 @@ __device__ __forceinline__ void cell_row(const StepForward<T>& s, int64_t n) {
   }
   if (s.gain_hh)
     normalize_gates<cell>(s.hidden, s.product + G * at, s.gain_hh, s.state_norm ? s.state_norm + G * at : nullptr,
-                          s.rstd ? s.rstd + (2 * n + 1) * norm_groups(cell) : nullptr);
+                          s.rstd ? s.rstd + (2 * n + 1) * norm_groups_of<cell> : nullptr);
   if constexpr (cell == Cell::lstm)
     lstm_row(s, n);
   else if constexpr (cell == Cell::gru)
@@ -141,7 +141,7 @@ __global__ void normalize_input_kernel(int64_t rows, int64_t hidden, T* gates, c
   each_block_row(rows, [&](int64_t row) {
     int64_t at = row * G * hidden;
     normalize_gates<cell>(hidden, gates + at, gain, norm ? norm + at : nullptr,
-                          rstd ? rstd + 2 * row * norm_groups(cell) : nullptr);
+                          rstd ? rstd + 2 * row * norm_groups_of<cell> : nullptr);
   });
 }
 
