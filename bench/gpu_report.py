@@ -369,7 +369,9 @@ def _draw_ratios(axes: Any, rows: Sequence[Row], low: float, high: float, height
     axes.set_xscale("log", base=2)
     axes.set_xlim(low, high)
     _style(axes, height)
-    marks = [mark for mark in (2.0**power for power in range(-6, 12)) if low <= mark <= high]
+    powers = [power for power in range(-6, 12) if low <= 2.0**power <= high]
+    apart = -(-len(powers) // 6)  # so that the labels do not touch
+    marks = [2.0**power for power in powers if power % apart == 0]
     axes.set_xticks(marks, [f"{mark:g}x" for mark in marks])
     axes.minorticks_off()
     axes.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize=7)

@@ -135,6 +135,7 @@ def _each_as_dtype(cotangent: Any, out: Any) -> Any:
     return [as_dtype(cotangent[i], out[i]) for i in range(len(out))]
 
 
+# autograd has no types, hence the comment behind every `primitive`
 @primitive  # type: ignore[untyped-decorator]
 def _apply(*leaves: Any, call: _Call) -> Any:
     return call.run(*leaves)

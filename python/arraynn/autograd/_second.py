@@ -30,6 +30,7 @@ def _blank(of: Any) -> Any:
     return np.zeros(of.shape, of.dtype)
 
 
+# autograd has no types, hence the comment behind every `primitive`
 @primitive  # type: ignore[untyped-decorator]
 def _product(x: Any, w: Any, *, call: Any) -> Any:
     return call.op(x, w, **call.options())

@@ -44,8 +44,8 @@ class _BatchNorm(OpLayer):
         if np.ndim(x) not in self.dims:
             expected = " or ".join(map(str, self.dims))
             raise ValueError(f"{type(self).__name__}: input has {np.ndim(x)} dimensions, expected {expected}")
-        counts = self.training and self.num_batches_tracked is not None
-        batches = int(self.num_batches_tracked) + 1 if counts else 0  # type: ignore[arg-type]
+        tracked = self.num_batches_tracked if self.training else None
+        batches = 0 if tracked is None else int(tracked) + 1
         out = self._run(
             self.op,
             x,
@@ -57,8 +57,8 @@ class _BatchNorm(OpLayer):
             momentum=self._share(batches),
             eps=self.eps,
         )
-        if counts:
-            self.num_batches_tracked[...] = batches  # type: ignore[index]
+        if tracked is not None:
+            tracked[...] = batches
         return out
 
     def _share(self, batches: int) -> float:

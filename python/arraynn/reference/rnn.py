@@ -42,10 +42,10 @@ def _lstm_cell(
 ) -> tuple[Any, Any, Any]:
     """Return the dtype, the new states, and the function from their gradients to all arguments'."""
     dtype = check_cell("lstm_cell", LSTM, input, hx, w_ih, w_hh, b_ih, b_hh)
-    weights: tuple[Array, ...] = weights_of(w_ih, w_hh, b_ih, b_hh)
+    weights = weights_of(w_ih, w_hh, b_ih, b_hh)
     state = (wide(hx[0]), wide(hx[1]))
     if peepholes is None:
-        new, pull = LSTM.step(wide(input), state, weights)  # type: ignore[arg-type]
+        new, pull = LSTM.step(wide(input), state, weights)
         return dtype, new, pull
     floating("lstm_cell", "peepholes", peepholes, (2,))
     shaped("lstm_cell", "peepholes", peepholes, (3, w_hh.shape[1]))

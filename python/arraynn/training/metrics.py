@@ -48,8 +48,9 @@ class Measure:
             outputs = np.concatenate(self._outputs) if self._outputs else None
             classes = np.concatenate(self._classes) if self._classes else outputs
             for name, metric in self._metrics.items():
-                takes_outputs = getattr(metric, "takes_outputs", False)
-                values[name] = float(metric(targets, outputs if takes_outputs else classes))  # type: ignore[arg-type]
+                predicted = outputs if getattr(metric, "takes_outputs", False) else classes
+                assert predicted is not None  # `add` has kept what the metrics take
+                values[name] = float(metric(targets, predicted))
         return values
 
 
