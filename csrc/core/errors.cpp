@@ -1,5 +1,6 @@
 #include "core/errors.h"
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <initializer_list>
@@ -93,12 +94,14 @@ void check_ndim(const char* op, const char* name, const Array& array, int ndim) 
     value_error("%s: %s has shape %s, expected %d dimensions", op, name, shape_text(array).c_str(), ndim);
 }
 
-void check_shape(const char* op, const char* name, const Array& array, std::initializer_list<int64_t> expected) {
-  bool equal = array.ndim == static_cast<int>(expected.size());
-  for (int i = 0; equal && i < array.ndim; ++i) equal = array.shape[i] == expected.begin()[i];
-  if (!equal)
+void check_shape(const char* op, const char* name, const Array& array, const int64_t* expected, int ndim) {
+  if (array.ndim != ndim || !std::equal(expected, expected + ndim, array.shape))
     value_error("%s: %s has shape %s, expected %s", op, name, shape_text(array).c_str(),
-                shape_text(expected.begin(), static_cast<int>(expected.size())).c_str());
+                shape_text(expected, ndim).c_str());
+}
+
+void check_shape(const char* op, const char* name, const Array& array, std::initializer_list<int64_t> expected) {
+  check_shape(op, name, array, expected.begin(), static_cast<int>(expected.size()));
 }
 
 }  // namespace arraynn

@@ -25,6 +25,7 @@ const char* dtype_name(DType dtype);
 int64_t element_count(const Array& array);
 bool same_shape(const Array& a, const Array& b);
 void check_ndim(const char* op, const char* name, const Array& array, int ndim);
+void check_shape(const char* op, const char* name, const Array& array, const int64_t* expected, int ndim);
 void check_shape(const char* op, const char* name, const Array& array, std::initializer_list<int64_t> expected);
 
 }  // namespace arraynn

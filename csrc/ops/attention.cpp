@@ -118,9 +118,7 @@ AttentionParams attention_params(const Array& query, const Array& key, const Arr
 }
 
 AttentionMatrix attention_cotangent(const AttentionParams& p, const Array& d_output) {
-  if (d_output.ndim != p.ndim || !std::equal(p.shape, p.shape + p.ndim, d_output.shape))
-    value_error("%s: cotangent has shape %s, expected %s", op, shape_text(d_output).c_str(),
-                shape_text(p.shape, p.ndim).c_str());
+  check_shape(op, "cotangent", d_output, p.shape, p.ndim);
   return matrix_of(p, d_output);
 }
 

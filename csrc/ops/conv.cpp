@@ -152,9 +152,7 @@ ConvParams conv_params(const char* op, int dims, const Array& input, const Array
 }
 
 void check_conv_cotangent(const char* op, const ConvParams& p, const Array& d_output) {
-  if (d_output.ndim != p.ndim || !std::equal(p.output_shape, p.output_shape + p.ndim, d_output.shape))
-    value_error("%s: cotangent has shape %s, expected %s", op, shape_text(d_output).c_str(),
-                shape_text(p.output_shape, p.ndim).c_str());
+  check_shape(op, "cotangent", d_output, p.output_shape, p.ndim);
 }
 
 size_t conv_forward_scratch(const ConvParams& p) {

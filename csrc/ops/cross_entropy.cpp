@@ -86,12 +86,7 @@ void cross_entropy_labels(CrossEntropyParams& p, const void* target, const void*
 }
 
 void check_cross_entropy_cotangent(const CrossEntropyParams& p, const Array& cotangent) {
-  Array expected{};
-  expected.ndim = p.ndim;
-  for (int i = 0; i < p.ndim; ++i) expected.shape[i] = p.output_shape[i];
-  if (!same_shape(cotangent, expected))
-    value_error("%s: cotangent has shape %s, expected %s", p.op, shape_text(cotangent).c_str(),
-                shape_text(expected).c_str());
+  check_shape(p.op, "cotangent", cotangent, p.output_shape, p.ndim);
 }
 
 void cross_entropy_forward(const CrossEntropyParams& p, const void* input, const void* target, const void* weight,

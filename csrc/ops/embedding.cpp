@@ -35,9 +35,7 @@ EmbeddingParams embedding_params(const Array& index, const Array& weight, std::o
 }
 
 void check_embedding_cotangent(const EmbeddingParams& p, const Array& cotangent) {
-  if (cotangent.ndim != p.ndim || !std::equal(p.output_shape, p.output_shape + p.ndim, cotangent.shape))
-    value_error("embedding: cotangent has shape %s, expected %s", shape_text(cotangent).c_str(),
-                shape_text(p.output_shape, p.ndim).c_str());
+  check_shape("embedding", "cotangent", cotangent, p.output_shape, p.ndim);
 }
 
 void check_embedding_indices(const EmbeddingParams& p, const void* index, void* scratch) {

@@ -29,11 +29,7 @@ LinearParams linear_params(const Array& input, const Array& weight, const Array*
 }
 
 void check_linear_cotangent(const LinearParams& p, const Array& d_output) {
-  bool same = d_output.ndim == p.ndim;
-  for (int i = 0; same && i < p.ndim; ++i) same = d_output.shape[i] == p.output_shape[i];
-  if (!same)
-    value_error("linear: cotangent has shape %s, expected %s", shape_text(d_output).c_str(),
-                shape_text(p.output_shape, p.ndim).c_str());
+  check_shape("linear", "cotangent", d_output, p.output_shape, p.ndim);
 }
 
 size_t linear_scratch(const LinearParams& p) { return kernels(p.place).linear_scratch(p); }

@@ -66,12 +66,7 @@ void loss_divisor(LossParams& p, const void* weight) {
 }
 
 void check_loss_cotangent(const char* op, const LossParams& p, const Array& cotangent) {
-  Array expected{};
-  expected.ndim = p.output_ndim();
-  std::copy(p.shape, p.shape + expected.ndim, expected.shape);
-  if (!same_shape(cotangent, expected))
-    value_error("%s: cotangent has shape %s, expected %s", op, shape_text(cotangent).c_str(),
-                shape_text(expected).c_str());
+  check_shape(op, "cotangent", cotangent, p.shape, p.output_ndim());
 }
 
 void loss_forward(const LossParams& p, const LossInputs& in, void* output, void* d_input, void* scratch) {

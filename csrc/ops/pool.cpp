@@ -129,12 +129,7 @@ PoolParams adaptive_pool_params(const char* op, const Array& input, int dims, co
 }
 
 void check_pool_cotangent(const char* op, const PoolParams& p, const Array& cotangent) {
-  Array expected{};
-  expected.ndim = p.ndim;
-  std::copy(p.output_shape, p.output_shape + p.ndim, expected.shape);
-  if (!same_shape(cotangent, expected))
-    value_error("%s: cotangent has shape %s, expected %s", op, shape_text(cotangent).c_str(),
-                shape_text(expected).c_str());
+  check_shape(op, "cotangent", cotangent, p.output_shape, p.ndim);
 }
 
 size_t max_pool_taps(const PoolParams& p) {

@@ -36,9 +36,7 @@ RowNormParams row_norm_params(const char* op, const Array& input, const int64_t*
 }
 
 void check_row_norm_cotangent(const char* op, const Array& cotangent, const Array& input) {
-  if (!same_shape(cotangent, input))
-    value_error("%s: cotangent has shape %s, expected %s", op, shape_text(cotangent).c_str(),
-                shape_text(input).c_str());
+  check_shape(op, "cotangent", cotangent, input.shape, input.ndim);
 }
 
 size_t row_norm_scratch(const RowNormParams& p) { return kernels(p.place).row_norm_scratch(p); }

@@ -71,6 +71,8 @@ class Arguments {
   // A fresh array in the order of `layout`, where the call runs.
   py::object empty(DType dtype, const int64_t* shape, int ndim, Layout layout = Layout::contiguous) const;
   Array view_of(py::handle array) const { return home_.view_of(array); }
+  // Null for None.
+  void* data_of(py::handle array) const { return array.is_none() ? nullptr : view_of(array).data; }
   Workspace workspace(size_t bytes) const { return {home_, bytes}; }
   // One of several results of a kernel (states, gradients), rounded as the result dtype asks.
   py::object rounded(py::object result) const;

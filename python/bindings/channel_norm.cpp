@@ -11,10 +11,6 @@ namespace {
 // The input's memory decides: dense channels-last runs as it is, all else as contiguous.
 Layout layout_of(const Array& input) { return is_channels_last(input) ? Layout::channels_last : Layout::contiguous; }
 
-void* data_of(const Arguments& args, const py::object& array) {
-  return array.is_none() ? nullptr : args.view_of(array).data;
-}
-
 // (output, what the pullback needs of it or None).
 py::tuple forward(Arguments& args, const ChannelNormParams& p, size_t x, size_t w, size_t b, void* running_mean,
                   void* running_var, Layout layout, bool saving, py::handle out) {
@@ -31,7 +27,7 @@ py::tuple forward(Arguments& args, const ChannelNormParams& p, size_t x, size_t 
                           args[w].data,
                           args[b].data,
                           y.view().data,
-                          static_cast<Statistics*>(saving ? data_of(args, saved) : kept.data()),
+                          static_cast<Statistics*>(saving ? args.data_of(saved) : kept.data()),
                           running_mean,
                           running_var};
   args.run([&] { channel_norm_forward(p, call, scratch.data()); });
@@ -90,10 +86,9 @@ struct Gradients {
     py::object dw = gradient(want_weight, &p.channels, 1, Layout::contiguous);
     py::object db = gradient(want_bias, &p.channels, 1, Layout::contiguous);
     Workspace scratch = args.workspace(channel_norm_scratch(p, true));
-    ChannelNormBackward call{args[dy].data,     args[x].data,
-                             args[w].data,      static_cast<const Statistics*>(args.view_of(saved).data),
-                             data_of(args, dx), data_of(args, dw),
-                             data_of(args, db)};
+    ChannelNormBackward call{
+        args[dy].data,    args[x].data,     args[w].data,    static_cast<const Statistics*>(args.view_of(saved).data),
+        args.data_of(dx), args.data_of(dw), args.data_of(db)};
     args.run([&] { channel_norm_backward(p, call, scratch.data()); });
     return py::make_tuple(dx, dw, db);
   }

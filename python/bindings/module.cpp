@@ -8,8 +8,8 @@
 namespace arraynn::python {
 
 void bind_activation(py::module_& m);
-void bind_channel_norm(py::module_& m);
 void bind_attention(py::module_& m);
+void bind_channel_norm(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_cross_entropy(py::module_& m);
 void bind_dropout(py::module_& m);
@@ -64,8 +64,8 @@ PYBIND11_MODULE(_core, m) {
   });
 
   bind_activation(m);
-  bind_channel_norm(m);
   bind_attention(m);
+  bind_channel_norm(m);
   bind_conv(m);
   bind_cross_entropy(m);
   bind_dropout(m);

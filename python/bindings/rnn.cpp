@@ -153,10 +153,6 @@ class Call {
   std::vector<size_t> first_;
 };
 
-void* data_of(const Arguments& args, const py::object& array) {
-  return array.is_none() ? nullptr : args.view_of(array).data;
-}
-
 // (output, h_n, c_n, saved): c_n is None but for an LSTM, saved is None unless asked for.
 py::object forward(const Options& o, py::handle input, py::handle h, py::handle c, const py::sequence& params,
                    py::handle lengths, py::handle reset, bool saving) {
@@ -170,8 +166,8 @@ py::object forward(const Options& o, py::handle input, py::handle h, py::handle 
     saved = args.empty(p.dtype, &size, 1);
   }
   Workspace scratch = args.workspace(rnn_scratch(p, false));
-  void *to = data_of(args, output), *to_h = data_of(args, h_n), *to_c = data_of(args, c_n),
-       *to_saved = data_of(args, saved);
+  void *to = args.data_of(output), *to_h = args.data_of(h_n), *to_c = args.data_of(c_n),
+       *to_saved = args.data_of(saved);
   args.run([&] {
     rnn_forward(p, args[call.x].data, call.pointers.data(), args[call.h].data, args[call.c].data, to, to_h, to_c,
                 to_saved, scratch.data());
@@ -204,7 +200,7 @@ py::object backward(const Options& o, py::handle input, const py::sequence& para
     targets.push_back(wanted ? args.view_of(d_params[i]).data : nullptr);
   }
   Workspace scratch = args.workspace(rnn_scratch(p, true));
-  void *to = data_of(args, dx), *to_h = data_of(args, dh0), *to_c = data_of(args, dc0), *from = data_of(args, saved);
+  void *to = args.data_of(dx), *to_h = args.data_of(dh0), *to_c = args.data_of(dc0), *from = args.data_of(saved);
   args.run([&] {
     rnn_backward(p, args[call.x].data, call.pointers.data(), from, cotangents[dy].data, cotangents[dh].data,
                  cotangents[dc].data, to, to_h, to_c, targets.data(), scratch.data());
@@ -256,7 +252,7 @@ py::object one_state_cell(const Options& o, py::handle input, py::handle h, cons
     saved = args.empty(p.dtype, &size, 1);
   }
   Workspace scratch = args.workspace(rnn_scratch(p, false));
-  void *to_h = data_of(args, h_n), *to_saved = data_of(args, saved);
+  void *to_h = args.data_of(h_n), *to_saved = args.data_of(saved);
   args.run([&] {
     rnn_forward(p, args[call.x].data, call.pointers.data(), state.data, nullptr, result.view().data, to_h, nullptr,
                 to_saved, scratch.data());

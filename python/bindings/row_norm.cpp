@@ -55,8 +55,7 @@ py::tuple backward(const char* op, py::handle cotangent, py::handle input, const
   py::object dx = gradient(want_input, args[x].shape, args[x].ndim);
   py::object dw = gradient(want_weight, shape.data(), static_cast<int>(shape.size()));
   py::object db = gradient(want_bias, shape.data(), static_cast<int>(shape.size()));
-  auto data = [&](const py::object& array) { return array.is_none() ? nullptr : args.view_of(array).data; };
-  void *to_x = data(dx), *to_w = data(dw), *to_b = data(db);
+  void *to_x = args.data_of(dx), *to_w = args.data_of(dw), *to_b = args.data_of(db);
   auto* statistics = static_cast<const Statistics*>(args.view_of(saved).data);
   Workspace scratch = args.workspace(want_weight || want_bias ? row_norm_scratch(p) : 0);
   args.run([&] {
