@@ -49,15 +49,6 @@ class Writer(Layer):
         return np.array(found)
 
 
-def batches(numbers: np.ndarray, seed: int, epoch: int):
-    """Yield an epoch's pieces of the text; they begin elsewhere in each epoch."""
-    rng = np.random.default_rng((seed, epoch))
-    x, y = text.windows(numbers, LENGTH, int(rng.integers(LENGTH)))
-    order = rng.permutation(len(x))
-    for i in range(0, len(x), BATCH):
-        yield x[order[i : i + BATCH]], y[order[i : i + BATCH]]
-
-
 def train(data: text.Characters, epochs: int, seed: int) -> tuple[Writer, ann.History, common.Outcome]:
     rng = np.random.default_rng(seed)
     model = Writer(len(data.alphabet), rng)
@@ -68,7 +59,7 @@ def train(data: text.Characters, epochs: int, seed: int) -> tuple[Writer, ann.Hi
         model,
         ann.cross_entropy,
         optimizer,
-        lambda epoch: batches(data.train, seed, epoch),
+        lambda epoch: text.batches(data.train, LENGTH, BATCH, seed, epoch),
         epochs=epochs,
         batch_size=None,
         validation_data=text.windows(data.validation, 2 * LENGTH),
@@ -101,65 +92,28 @@ def train_torch(data: text.Characters, epochs: int, seed: int) -> common.Outcome
     torch.manual_seed(seed)
     model = Writer(len(data.alphabet))
     optimizer = torch.optim.Adam(model.parameters(), RATE)
-    x, y = (torch.from_numpy(a) for a in text.windows(data.validation, 2 * LENGTH))
-    best = [np.inf]
-
-    def score() -> float:
-        total = sum(
-            float(nn.functional.cross_entropy(model(x[i : i + 256]), y[i : i + 256])) * len(x[i : i + 256])
-            for i in range(0, len(x), 256)
-        )
-        best[0] = min(best[0], total / len(x))
-        return best[0]
-
     return common.torch_fit(
         model,
         nn.functional.cross_entropy,
         optimizer,
-        lambda epoch: batches(data.train, seed, epoch),
+        lambda epoch: text.batches(data.train, LENGTH, BATCH, seed, epoch),
         epochs=epochs,
-        score=score,
+        score=text.torch_score(model, *text.windows(data.validation, 2 * LENGTH)),
         clip_norm=CLIP,
         after_epoch=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs).step,
     )
 
 
-def draw(
-    path: object, data: text.Characters, history: ann.History, samples: dict[float, str], title: str
-) -> None:
-    figure = common.figure(f"{title}: {data.name}", width=14, height=6)
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.6))
-    common.draw_history(left.subplots(), history, ["loss", "val_loss"], "Loss, nats per character")
-    for axis, (temperature, sample) in zip(right.subplots(1, len(samples)), samples.items(), strict=True):
-        axis.set_title(f"temperature {temperature}")
-        axis.text(0, 1, sample, va="top", family="monospace", fontsize=7, parse_math=False)
-        axis.set_axis_off()
-    figure.savefig(path, dpi=120)
-
-
 def main() -> None:
-    options = common.arguments(__doc__)
-    data = text.characters(options)
-    epochs = 1 if options.quick else EPOCHS
-    if options.engine == "torch":
-        return common.hand_over(train_torch(data, epochs, options.seed))
-    model, history, outcome = train(data, epochs, options.seed)
-    rng = np.random.default_rng(options.seed)
-    samples = {
-        t: data.text(model.write(data.validation[:LENGTH], 50 if options.quick else 500, t, rng))
-        for t in (0.4, 0.7, 1.0)
-    }
-    print(samples[0.7])
-    draw(options.out, data, history, samples, "Two-layer LSTM that writes")
-    common.report(
-        options,
-        outcome,
-        what=f"two LSTM({HIDDEN}), pieces of {LENGTH}",
-        data=data.name,
-        measure="validation loss, nats per character,",
+    text.run(
+        common.arguments(__doc__),
+        train,
+        train_torch,
+        EPOCHS,
+        title="Two-layer LSTM that writes",
+        what=f"two LSTM({HIDDEN})",
         target=TARGET,
-        form=".3f",
-        least=True,
+        length=LENGTH,
     )
 
 

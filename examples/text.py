@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import arraynn as ann
+import common
 import numpy as np
 
 
@@ -53,6 +56,79 @@ def windows(numbers: np.ndarray, length: int, offset: int = 0) -> tuple[np.ndarr
     x = numbers[offset : offset + count * length].reshape(count, length)
     y = numbers[offset + 1 : offset + 1 + count * length].reshape(count, length)
     return x, y
+
+
+def batches(numbers: np.ndarray, length: int, size: int, seed: int, epoch: int) -> Iterator[tuple]:
+    """Yield an epoch's batches of pieces of the text; they begin elsewhere in each epoch."""
+    rng = np.random.default_rng((seed, epoch))
+    x, y = windows(numbers, length, int(rng.integers(length)))
+    order = rng.permutation(len(x))
+    for i in range(0, len(x), size):
+        yield x[order[i : i + size]], y[order[i : i + size]]
+
+
+def torch_score(model: Any, x: np.ndarray, y: np.ndarray) -> Callable[[], float]:
+    """Return what measures a network of PyTorch: the least loss so far."""
+    import torch
+
+    pieces, following = torch.from_numpy(x), torch.from_numpy(y)
+    best = np.inf
+
+    def score() -> float:
+        nonlocal best
+        total = 0.0
+        for i in range(0, len(pieces), 256):
+            part, right = pieces[i : i + 256], following[i : i + 256]
+            total += float(torch.nn.functional.cross_entropy(model(part), right)) * len(part)
+        best = min(best, total / len(pieces))
+        return best
+
+    return score
+
+
+def run(
+    options: argparse.Namespace,
+    train: Callable[..., tuple[Any, ann.History, common.Outcome]],
+    train_torch: Callable[..., common.Outcome],
+    epochs: int,
+    *,
+    title: str,
+    what: str,
+    target: float,
+    length: int,
+) -> None:
+    """Train a network that writes, or its twin; let it write, draw, report."""
+    data = characters(options)
+    epochs = 1 if options.quick else epochs
+    if options.engine == "torch":
+        return common.hand_over(train_torch(data, epochs, options.seed))
+    model, history, outcome = train(data, epochs, options.seed)
+    rng = np.random.default_rng(options.seed)
+    first, count = data.validation[:length], 20 if options.quick else 400
+    samples = {t: data.text(model.write(first, count, t, rng)) for t in (0.4, 0.7, 1.0)}
+    print(samples[0.7])
+    _draw(options.out, f"{title}: {data.name}", history, samples)
+    common.report(
+        options,
+        outcome,
+        what=f"{what}, pieces of {length}",
+        data=data.name,
+        measure="validation loss, nats per character,",
+        target=target,
+        form=".3f",
+        least=True,
+    )
+
+
+def _draw(path: object, title: str, history: ann.History, samples: dict[float, str]) -> None:
+    figure = common.figure(title, width=14, height=6)
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.6))
+    common.draw_history(left.subplots(), history, ["loss", "val_loss"], "Loss, nats per character")
+    for axis, (temperature, sample) in zip(right.subplots(1, len(samples)), samples.items(), strict=True):
+        axis.set_title(f"temperature {temperature}")
+        axis.text(0, 1, sample, va="top", family="monospace", fontsize=7, parse_math=False)
+        axis.set_axis_off()
+    figure.savefig(path, dpi=120)
 
 
 class Sentences(NamedTuple):

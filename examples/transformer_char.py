@@ -11,10 +11,10 @@ import common
 import numpy as np
 import text
 from arraynn.layers import GELU, Dropout, Embedding, Layer, LayerNorm, Linear, MultiheadAttention, Sequential
-from char_rnn import batches
 
 TARGET = 1.75
-WIDTH, HEADS, BLOCKS, LENGTH, EPOCHS, RATE, WARMUP, DROP, CLIP = 128, 4, 3, 128, 12, 2e-3, 100, 0.1, 1.0
+WIDTH, HEADS, BLOCKS, LENGTH, BATCH, DROP = 128, 4, 3, 128, 32, 0.1
+EPOCHS, RATE, WARMUP, CLIP = 12, 2e-3, 100, 1.0
 
 
 class Block(Layer):
@@ -81,14 +81,14 @@ def train(data: text.Characters, epochs: int, seed: int) -> tuple[Writer, ann.Hi
     model = Writer(len(data.alphabet), rng)
     print(common.parameters(model))
     optimizer = ann.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.1)
-    steps = epochs * sum(1 for _ in batches(data.train, seed, 0))
+    steps = epochs * sum(1 for _ in text.batches(data.train, LENGTH, BATCH, seed, 0))
     cosine = ann.optim.CosineAnnealingLR(optimizer, max(steps - WARMUP, 1), 0.1 * RATE, every="step")
     clock = common.Clock()
     history = ann.fit(
         model,
         ann.cross_entropy,
         optimizer,
-        lambda epoch: batches(data.train, seed, epoch),
+        lambda epoch: text.batches(data.train, LENGTH, BATCH, seed, epoch),
         epochs=epochs,
         batch_size=None,
         validation_data=text.windows(data.validation, LENGTH),
@@ -128,61 +128,35 @@ def train_torch(data: text.Characters, epochs: int, seed: int) -> common.Outcome
     torch.manual_seed(seed)
     model = Writer(len(data.alphabet))
     optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.1)
-    steps = epochs * sum(1 for _ in batches(data.train, seed, 0))
+    steps = epochs * sum(1 for _ in text.batches(data.train, LENGTH, BATCH, seed, 0))
 
     def rate(step: int) -> float:
         if step < WARMUP:
             return (step + 1) / WARMUP
         return 0.1 + 0.45 * (1 + np.cos(np.pi * min((step + 1 - WARMUP) / max(steps - WARMUP, 1), 1)))
 
-    x, y = (torch.from_numpy(a) for a in text.windows(data.validation, LENGTH))
-    best = [np.inf]
-
-    def score() -> float:
-        losses = [
-            float(nn.functional.cross_entropy(model(x[i : i + 256]), y[i : i + 256])) * len(x[i : i + 256])
-            for i in range(0, len(x), 256)
-        ]
-        best[0] = min(best[0], sum(losses) / len(x))
-        return best[0]
-
     return common.torch_fit(
         model,
         nn.functional.cross_entropy,
         optimizer,
-        lambda epoch: batches(data.train, seed, epoch),
+        lambda epoch: text.batches(data.train, LENGTH, BATCH, seed, epoch),
         epochs=epochs,
-        score=score,
+        score=text.torch_score(model, *text.windows(data.validation, LENGTH)),
         clip_norm=CLIP,
         after_step=torch.optim.lr_scheduler.LambdaLR(optimizer, rate).step,
     )
 
 
 def main() -> None:
-    from char_rnn import draw
-
-    options = common.arguments(__doc__)
-    data = text.characters(options)
-    epochs = 1 if options.quick else EPOCHS
-    if options.engine == "torch":
-        return common.hand_over(train_torch(data, epochs, options.seed))
-    model, history, outcome = train(data, epochs, options.seed)
-    rng = np.random.default_rng(options.seed)
-    samples = {
-        t: data.text(model.write(data.validation[:LENGTH], 20 if options.quick else 400, t, rng))
-        for t in (0.4, 0.7, 1.0)
-    }
-    print(samples[0.7])
-    draw(options.out, data, history, samples, "Transformer that writes")
-    common.report(
-        options,
-        outcome,
-        what=f"{BLOCKS} blocks of {HEADS} heads, width {WIDTH}, pieces of {LENGTH}",
-        data=data.name,
-        measure="validation loss, nats per character,",
+    text.run(
+        common.arguments(__doc__),
+        train,
+        train_torch,
+        EPOCHS,
+        title="Transformer that writes",
+        what=f"{BLOCKS} blocks of {HEADS} heads, width {WIDTH}",
         target=TARGET,
-        form=".3f",
-        least=True,
+        length=LENGTH,
     )
 
 
