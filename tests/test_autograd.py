@@ -269,6 +269,102 @@ def keep(found, gradients):
     return gradients
 
 
+LAYER_CALLS = [  # op, arrays of a layer and direction by their sizes, options
+    ("lstm", "ih hh b b", {}),
+    ("lstm", "ih hh", {"bidirectional": True, "num_layers": 2, "batch_first": True}),
+    ("lstm", "ih hh b b hr", {"lengths": np.array([4, 0, 2])}),
+    ("lstm", "ih hh b b p", {"peepholes": True, "reset": np.eye(4, 3) > 0}),
+    ("lstm", "ih hh b b g g c c", {"layer_norm": True, "zoneout": (0.2, 0.1)}),
+    ("lstm", "ih hh g g c", {"layer_norm": True, "training": True}),
+    ("gru", "ih hh b b", {"bidirectional": True, "lengths": np.array([1, 4, 3])}),
+    ("gru", "ih hh b b", {"reset_after": False, "num_layers": 2, "reset": np.eye(4, 3) > 0}),
+    ("gru", "ih hh", {"reset_after": False, "zoneout": 0.3}),
+    ("gru", "ih hh b b g g", {"layer_norm": True}),
+    ("rnn", "ih hh b b", {"batch_first": True, "lengths": np.array([4, 1, 2])}),
+    ("rnn", "ih hh", {"nonlinearity": "relu", "num_layers": 2}),
+]
+
+
+def layer_arguments(name, arrays, options):
+    """Return input (T 4, N 3, I 2), states and parameters for hidden size 5, 3 with a projection."""
+    rows, hidden = {"lstm": 4, "gru": 3, "rnn": 1}[name] * 5, 5
+    width = 3 if "hr" in arrays.split() else hidden
+    directions = 2 if options.get("bidirectional") else 1
+    layers = options.get("num_layers", 1)
+    params = []
+    for layer in range(layers):
+        features = directions * width if layer else 2
+        shapes = {"ih": (rows, features), "hh": (rows, width), "hr": (width, hidden), "p": (3, hidden)}
+        shapes |= {"b": (rows,), "g": (rows,), "c": (hidden,)}
+        params += [rand(*shapes[kind]) for _ in range(directions) for kind in arrays.split()]
+    x = rand(3, 4, 2) if options.get("batch_first") else rand(4, 3, 2)
+    states = [rand(layers * directions, 3, size) for size in (width, hidden)]
+    return [x, *states[: 2 if name == "lstm" else 1], *params]
+
+
+def layer_loss(name, options):
+    """Return a number of a layer's outputs that is not linear in them, of (x, states, parameters)."""
+    op, count = getattr(ann, name), 2 if name == "lstm" else 1
+
+    def f(args):
+        hx = (args[1], args[2]) if count == 2 else args[1]
+        output, ends = op(args[0], hx, list(args[1 + count :]), **options)
+        parts = [output, *([ends[0], ends[1]] if count == 2 else [ends])]
+        return sum(anp.sum(anp.cos(p)) + anp.sum(p**3) for p in parts)
+
+    return f
+
+
+@pytest.mark.parametrize(("name", "arrays", "options"), LAYER_CALLS, ids=str)
+def test_hessian_vector_products_through_layers(name, arrays, options):
+    """In input, states and weights at once, against differences of the kernels' gradient."""
+    args, f = layer_arguments(name, arrays, options), layer_loss(name, options)
+    vector = [np.sin(1 + np.arange(a.size)).reshape(a.shape) for a in args]
+
+    def slope(args):
+        return sum(anp.sum(g * v) for g, v in zip(grad(f)(args), vector, strict=True))
+
+    found, step = grad(slope)(args), 1e-6
+    ahead, behind = (grad(f)([a + by * v for a, v in zip(args, vector, strict=True)]) for by in (step, -step))
+    for h, a, b in zip(found, ahead, behind, strict=True):
+        expected = (a - b) / (2 * step)
+        np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-6 * (1 + np.abs(expected).max()))
+    through = []
+    grad(lambda args: sum(anp.sum(g) for g in keep(through, grad(f)(args))))(args)
+    for a, e in zip(through, grad(f)(args), strict=True):
+        assert_close(np.asarray(a), e, terms=400, scale=10)
+
+
+def test_second_derivatives_of_a_layer_without_a_batch_or_states():
+    params = [rand(20, 2), rand(20, 5)]
+
+    def f(x):
+        return anp.sum(ann.lstm(x, None, params)[0] ** 3)
+
+    x = rand(4, 2)
+    found = grad(lambda x: anp.sum(grad(f)(x) * 1.5))(x)
+    step = np.full_like(x, 1e-6)
+    np.testing.assert_allclose(
+        found, 1.5 * (grad(f)(x + step) - grad(f)(x - step)) / 2e-6, rtol=1e-5, atol=1e-7
+    )
+    narrow = grad(lambda x: anp.sum(grad(f)(x) * np.float32(1.5)))
+    params = [p.astype(np.float32) for p in params]
+    assert narrow(x.astype(np.float32)).dtype == np.float32
+    np.testing.assert_allclose(narrow(x.astype(np.float32)), found, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("dropout", 0.5), ("recurrent_dropout", 0.5), ("zoneout", (0.0, 0.1))]
+)
+def test_masks_of_training_have_no_second_derivative(option, value):
+    def f(x):
+        args = layer_arguments("lstm", "ih hh", {})
+        return anp.sum(ann.lstm(x, None, args[3:], training=True, rng=0, **{option: value})[0] ** 2)
+
+    with pytest.raises(NotImplementedError, match=f"lstm has no second derivative with {option} in training"):
+        grad(lambda x: anp.sum(grad(f)(x)))(rand(4, 3, 2))
+
+
 def test_a_hessian_vector_product_in_float32():
     args = [a.astype(np.float32) for a in (rand(2, 4, 2), *(rand(4, 3) for _ in range(2)), *PARAMS_OF_3)]
     f = cell_loss("lstm_cell", {})

@@ -6,8 +6,8 @@ all else in `arraynn` is found here too. Gradients are those of `arraynn.vjp`: t
 forward and once back.
 
 Second derivatives (a Hessian-vector product, a penalty on a gradient) go through ops that are products,
-means, element-wise, softmax, a recurrent cell, or a squared or cross-entropy loss; `second_derivatives`
-lists them. For the others autograd raises NotImplementedError.
+means, element-wise, softmax, a recurrent cell or layer, or a squared or cross-entropy loss:
+`second_derivatives` lists them. For the others autograd raises NotImplementedError.
 
 Examples
 --------
@@ -37,10 +37,10 @@ import numpy as np
 import arraynn
 
 from .._vjp import _rules, differentiable, vjp
-from ._cells import CELLS
+from ._recurrent import RECURRENT
 from ._second import SECOND, as_dtype
 
-SECOND = {**SECOND, **CELLS}
+SECOND = {**SECOND, **RECURRENT}
 
 Nested = Any  # an array, None, or a tuple or list of such
 
