@@ -98,6 +98,58 @@ def test_an_interrupted_run_goes_on_bit_for_bit(make, tmp_path):
     assert_same_run(train(make, path), whole)
 
 
+def normalized(seed=0):
+    """A network whose state is not in its parameters alone."""
+    rng = np.random.default_rng(seed)
+    return L.Sequential(
+        L.Conv2d(1, 4, 3, bias=False, rng=rng),
+        L.BatchNorm2d(4),
+        L.ReLU(),
+        L.MaxPool2d(2),
+        L.Flatten(),
+        L.Dropout(0.3, rng=rng),
+        L.Linear(36, 3, rng=rng),
+    )
+
+
+def batches(epoch):
+    rng = np.random.default_rng((7, epoch))
+    for chosen in rng.permutation(48).reshape(3, 16):
+        yield IMAGES[chosen] + rng.standard_normal((16, 1, 8, 8)).astype(np.float32) / 4, LABELS[chosen]
+
+
+def train_on_a_stream(path=None, stop_after=None, epochs=6):
+    model = normalized()
+    optimizer = ann.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True)
+    if stop_after is not None:
+        step, count = optimizer.step, iter(range(stop_after - 1))
+        optimizer.step = lambda: (step(), next(count, None) is None and os.kill(os.getpid(), signal.SIGINT))
+    history = ann.fit(
+        model,
+        ann.cross_entropy,
+        optimizer,
+        batches,
+        epochs=epochs,
+        batch_size=None,
+        validation_data=(IMAGES[48:], LABELS[48:]),
+        schedule=ann.optim.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.02, cooldown=1),
+        checkpoint=path,
+        resume=path is not None,
+        progress=False,
+    )
+    return model, optimizer, history
+
+
+def test_running_statistics_streams_and_plateaus_go_on_bit_for_bit(tmp_path):
+    whole = train_on_a_stream()
+    assert 0 < whole[1].lr < 0.05  # the plateau has been seen
+    assert whole[0].state_dict()["1.num_batches_tracked"] == 18
+    path = tmp_path / "run.safetensors"
+    assert train_on_a_stream(path, stop_after=5)[2].epochs == 1
+    assert train_on_a_stream(path, stop_after=8)[2].epochs == 3
+    assert_same_run(train_on_a_stream(path), whole)
+
+
 def test_a_seed_that_was_not_given_is_kept(tmp_path):
     """Otherwise samples of the hold-out would be trained on after the interruption."""
     path = tmp_path / "run.safetensors"
