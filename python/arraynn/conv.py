@@ -130,6 +130,13 @@ def conv2d(
     TypeError, ValueError
         An argument is not a floating array, or a shape or an option does not fit.
 
+    Notes
+    -----
+    On the CPU, 3x3 kernels with stride 1 and enough channels and pixels are computed by Winograd's
+    F(4x4, 3x3), gradients too: the error in L2, relative to float64, is below 1e-5 in float32, and an
+    infinity or NaN makes more outputs NaN than those that it reaches. ``ARRAYNN_WINOGRAD=0`` in the
+    environment turns that off.
+
     Examples
     --------
     >>> y = ann.conv2d(images, weight, bias, padding=1)

@@ -14,13 +14,16 @@ bool is_depthwise(const Gather<T>& g) {
 
 template <class T>
 int64_t gather_scratch(const Gather<T>& g) {
-  return is_depthwise(g) ? gather_depthwise_scratch(g) : gather_gemm_scratch(g);
+  if (is_depthwise(g)) return gather_depthwise_scratch(g);
+  return g.winograd ? gather_winograd_scratch(g) : gather_gemm_scratch(g);
 }
 
 template <class T>
 void run_gather(const Gather<T>& g, T* scratch) {
   if (is_depthwise(g))
     gather_depthwise(g, scratch);
+  else if (g.winograd)
+    gather_winograd(g, scratch);
   else
     gather_gemm(g, scratch);
 }
@@ -81,6 +84,7 @@ Gather<T> forward_gather(const ConvParams& p, const T* input, const T* weight, c
   });
   g.taps = taps;
   g.taps_adjacent = taps_adjacent(p);
+  g.winograd = takes_winograd<T>(p, g.grid, g.in_c, g.out_c);
   flatten_volume(g);
   return g;
 }
@@ -119,6 +123,7 @@ Gather<T> backward_gather(const ConvParams& p, const Triple& phase, const T* d_o
   });
   g.taps = taps;
   g.taps_adjacent = g.tap_count == tap_count(p) && taps_adjacent(p);
+  g.winograd = takes_winograd<T>(p, g.grid, g.in_c, g.out_c);
   flatten_volume(g);
   return g;
 }
@@ -154,6 +159,8 @@ template <class T>
 void backward_weight(const ConvParams& p, const T* dy, const T* x, T* dw, void* scratch) {
   if (is_depthwise(p))
     weight_gradient_depthwise(p, dy, x, dw);
+  else if (takes_winograd_gradient<T>(p))
+    weight_gradient_winograd(p, dy, x, dw, static_cast<T*>(scratch));
   else
     weight_gradient(p, dy, x, dw, static_cast<T*>(scratch));
 }
@@ -175,7 +182,10 @@ size_t backward_input_bytes(const ConvParams& p) {
 
 template <class T>
 size_t backward_weight_bytes(const ConvParams& p) {
-  return is_depthwise(p) ? 0 : static_cast<size_t>(weight_gradient_scratch<T>(p)) * sizeof(T);
+  if (is_depthwise(p)) return 0;
+  int64_t elements =
+      takes_winograd_gradient<T>(p) ? weight_gradient_winograd_scratch<T>(p) : weight_gradient_scratch<T>(p);
+  return static_cast<size_t>(elements) * sizeof(T);
 }
 
 // Channels-last images with a few channels per group have no vector of channels to work on: these

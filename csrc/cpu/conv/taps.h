@@ -39,24 +39,41 @@ struct Gather {
   const Tap* taps;
   int64_t tap_count;
   bool taps_adjacent;  // tap t's weight lies t elements behind tap 0's
+  bool winograd;
 };
 
-// The gather as a matrix product, pixels by channels (taps_gemm.cpp), or channel by channel where a
-// group has one input channel (depthwise.cpp).
+// The gather as a matrix product, pixels by channels (taps_gemm.cpp), by Winograd's algorithm (winograd.cpp), or
+// channel by channel where a group has one input channel (depthwise.cpp).
 template <class T>
 void gather_gemm(const Gather<T>& g, T* scratch);
 template <class T>
 int64_t gather_gemm_scratch(const Gather<T>& g);  // elements
 template <class T>
+void gather_winograd(const Gather<T>& g, T* scratch);
+template <class T>
+int64_t gather_winograd_scratch(const Gather<T>& g);
+template <class T>
 void gather_depthwise(const Gather<T>& g, T* scratch);
 template <class T>
 int64_t gather_depthwise_scratch(const Gather<T>& g);
 
-// dw of a convolution (weight_gradient.cpp), and of a depthwise one (depthwise.cpp).
+// Whether Winograd's algorithm can compute the gather that gives `grid`, and is faster: a function of the shape
+// alone. Channels are those of one group.
+template <class T>
+bool takes_winograd(const ConvParams& p, const Triple& grid, int64_t in_c, int64_t out_c);
+
+// dw of a convolution (weight_gradient.cpp), by Winograd's algorithm (winograd_gradient.cpp), and of a depthwise one
+// (depthwise.cpp).
 template <class T>
 void weight_gradient(const ConvParams& p, const T* dy, const T* x, T* dw, T* scratch);
 template <class T>
 int64_t weight_gradient_scratch(const ConvParams& p);
+template <class T>
+void weight_gradient_winograd(const ConvParams& p, const T* dy, const T* x, T* dw, T* scratch);
+template <class T>
+int64_t weight_gradient_winograd_scratch(const ConvParams& p);
+template <class T>
+bool takes_winograd_gradient(const ConvParams& p);
 template <class T>
 void weight_gradient_depthwise(const ConvParams& p, const T* dy, const T* x, T* dw);
 

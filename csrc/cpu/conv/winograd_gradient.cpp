@@ -1,0 +1,206 @@
+// dw of a 3x3 convolution with stride 1: the transpose of Winograd's F(4x4, 3x3), see winograd.h,
+//   dg = G^T [sum over tiles (B^T d B) * (A dY A^T)] G
+// The tiles are cut into a few chunks, a function of the shape, whose sums are added in order at the end. A task
+// goes through its chunk in parts: what it keeps of a part is
+//   v[point][tile][input channel], w[point][tile][output channel],
+// and at each point their product is added to du[point][output channel][input channel].
+#include "cpu/conv/winograd.h"
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+
+namespace {
+
+constexpr int64_t most_chunks = 16, most_outputs = 64, tiles_of_part = 64;
+
+template <class T>
+struct Plan {
+  TileGrid tiles;
+  int64_t in_c, out_c, block, blocks;           // channels of one group; a task has a block of the output channels
+  int64_t in_row, out_row;                      // elements for a tile's channels
+  int64_t chunk = 0, chunks = 0, per_part = 0;  // tiles; no chunks: not for this shape
+  int64_t line_step = 0;
+
+  explicit Plan(const ConvParams& p) : tiles(tile_grid(p.batch, output_size(p))) {
+    in_c = p.in_channels / p.groups;
+    out_c = p.out_channels / p.groups;
+    blocks = std::max<int64_t>(1, ceil_div(out_c, most_outputs));
+    block = ceil_div(out_c, blocks);
+    in_row = round_up(in_c, NR<T>);
+    out_row = round_up(block, lanes<T>);
+    // Chunks make tasks, and cost a du each.
+    int64_t fitting = most_bytes / (p.groups * blocks * du_elements() * static_cast<int64_t>(sizeof(T)));
+    int64_t wanted = std::min({most_chunks, fitting, ceil_div(tiles.count(), tiles_of_part)});
+    if (wanted == 0) return;
+    if (wanted > 4) wanted = wanted / 4 * 4;
+    chunk = ceil_div(tiles.count(), wanted);
+    chunks = ceil_div(tiles.count(), chunk);
+    per_part = ceil_div(chunk, ceil_div(chunk, tiles_of_part));
+    line_step = line_elements<T>(std::min(per_part, tiles.wide));
+  }
+  int64_t du_elements() const { return all_points * block * in_row; }
+  int64_t outputs_of(int64_t b) const { return std::min(block, out_c - b * block); }
+  int64_t worker_elements() const {
+    return round_up(all_points * per_part * (in_row + out_row) + tile_points * line_step, 64);
+  }
+};
+
+// c[i][j] (+)= sum over tiles of a[tile][i] b[tile][j].
+template <class T>
+struct Product {
+  int64_t tiles;
+  const T* a;
+  int64_t a_step;
+  const T* b;
+  T* c;
+  int64_t row;  // of b and c
+  bool accumulate;
+};
+
+template <class T, int Rows, int NV>
+void product(const Product<T>& p) {
+  constexpr int V = lanes<T>;
+  vec<T> acc[Rows][NV] = {};
+  const T *a = p.a, *b = p.b;
+  for (int64_t tile = 0; tile < p.tiles; ++tile, a += p.a_step, b += p.row) {
+    vec<T> column[NV];
+    static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + j * V); });
+    static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
+      vec<T> value = broadcast<T>(a[i]);
+      static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
+    });
+  }
+  static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
+    static_for<NV>([&](auto j) ARRAYNN_LAMBDA {
+      T* c = p.c + i * p.row + j * V;
+      store(c, p.accumulate ? load(c) + acc[i][j] : acc[i][j]);
+    });
+  });
+}
+
+template <class T, int NV, int... R>
+void run_product(int rows, const Product<T>& p, std::integer_sequence<int, R...>) {
+  using Kernel = void (*)(const Product<T>&);
+  static constexpr Kernel table[] = {product<T, R + 1, NV>...};
+  table[rows - 1](p);
+}
+
+template <class T>
+void add_products(const Plan<T>& plan, int64_t tiles, int64_t channels, const T* v, const T* w, bool accumulate,
+                  T* du) {
+  int64_t most_rows = ceil_div(channels, ceil_div(channels, MR));  // as even as can be
+  for (int64_t point = 0; point < all_points; ++point)
+    for (int64_t j = 0; j < plan.in_c; j += NR<T>)
+      for (int64_t i = 0; i < channels; i += most_rows) {
+        int rows = static_cast<int>(std::min(most_rows, channels - i));
+        Product<T> p{tiles,
+                     w + point * plan.per_part * plan.out_row + i,
+                     plan.out_row,
+                     v + point * plan.per_part * plan.in_row + j,
+                     du + (point * plan.block + i) * plan.in_row + j,
+                     plan.in_row,
+                     accumulate};
+        constexpr auto all_rows = std::make_integer_sequence<int, MR>{};
+        if (plan.in_c - j <= lanes<T>)
+          run_product<T, 1>(rows, p, all_rows);
+        else
+          run_product<T, 2>(rows, p, all_rows);
+      }
+}
+
+// Some channels' points at tiles [begin, end), a vector of channels at a time: to[point][tile][channel].
+template <class T, template <class> class Transform>
+void points_of_channels(Images<T> images, int64_t channels, const Plan<T>& plan, int64_t begin, int64_t end,
+                        int64_t top, int64_t left, T* lines, int64_t row, T* to) {
+  for (int64_t c = 0; c < channels; c += lanes<T>, images.data += lanes<T> * images.strides.c) {
+    images.channels = static_cast<int>(std::min<int64_t>(lanes<T>, channels - c));
+    points_of<T, Transform>(images, plan.tiles, begin, end, top, left, lines, plan.line_step, to + c, row,
+                            plan.per_part * row);
+  }
+}
+
+template <class T>
+void chunk_gradient(const ConvParams& p, const Plan<T>& plan, int64_t group, int64_t block, int64_t chunk, const T* dy,
+                    const T* x, T* scratch, T* du) {
+  T* w = scratch + all_points * plan.per_part * plan.in_row;
+  T* lines = w + all_points * plan.per_part * plan.out_row;
+  Triple in = input_size(p), out = output_size(p);
+  Images<T> inputs{p.layout, x, 0, strides_of(p.layout, p.in_channels, in), in.h, in.w};
+  inputs.data += group * plan.in_c * inputs.strides.c;
+  Images<T> cotangents{p.layout, dy, 0, strides_of(p.layout, p.out_channels, out), out.h, out.w};
+  cotangents.data += (group * plan.out_c + block * plan.block) * cotangents.strides.c;
+  int64_t channels = plan.outputs_of(block);
+  int64_t first = chunk * plan.chunk, last = std::min(first + plan.chunk, plan.tiles.count());
+  for (int64_t begin = first; begin < last; begin += plan.per_part) {
+    int64_t end = std::min(begin + plan.per_part, last);
+    points_of_channels<T, InputPoints>(inputs, plan.in_c, plan, begin, end, -p.h.before, -p.w.before, lines,
+                                       plan.in_row, scratch);
+    points_of_channels<T, CotangentPoints>(cotangents, channels, plan, begin, end, 0, 0, lines, plan.out_row, w);
+    add_products(plan, end - begin, channels, scratch, w, begin > first, du);
+  }
+}
+
+// Adds the chunks' sums for an output channel, a vector of input channels at a time, and goes back to the kernel.
+template <class T>
+void kernel_gradient(const Plan<T>& plan, const T* du, int64_t chunk_step, T* dw) {
+  constexpr int V = lanes<T>;
+  for (int64_t c = 0; c < plan.in_c; c += V) {
+    T found[9][V];
+    along_both<T, KernelGradient>(
+        [&](auto row, auto col) ARRAYNN_LAMBDA {
+          const T* from = du + (row * tile_points + col) * plan.block * plan.in_row + c;
+          vec<T> total = load(from);
+          for (int64_t chunk = 1; chunk < plan.chunks; ++chunk) total += load(from + chunk * chunk_step);
+          return total;
+        },
+        [&](auto row, auto col, vec<T> value) ARRAYNN_LAMBDA { store(found[row * tile_kernel + col], value); });
+    int count = static_cast<int>(std::min<int64_t>(V, plan.in_c - c));
+    for (int lane = 0; lane < count; ++lane)
+      for (int t = 0; t < 9; ++t) dw[(c + lane) * 9 + t] = found[t][lane];
+  }
+}
+
+}  // namespace
+
+template <class T>
+int64_t weight_gradient_winograd_scratch(const ConvParams& p) {
+  Plan<T> plan(p);
+  return round_up(plan.chunks * p.groups * plan.blocks * plan.du_elements(), 64) +
+         plan.worker_elements() * num_threads();
+}
+template int64_t weight_gradient_winograd_scratch<float>(const ConvParams&);
+template int64_t weight_gradient_winograd_scratch<double>(const ConvParams&);
+
+template <class T>
+void weight_gradient_winograd(const ConvParams& p, const T* dy, const T* x, T* dw, T* scratch) {
+  Plan<T> plan(p);
+  int64_t size = plan.du_elements(), tasks = p.groups * plan.blocks, chunk_step = tasks * size;
+  T* rest = scratch + round_up(plan.chunks * chunk_step, 64);
+  parallel_for(plan.chunks * tasks, [&](int64_t index, int worker) {
+    int64_t chunk = index / tasks, group = index % tasks / plan.blocks, block = index % plan.blocks;
+    chunk_gradient(p, plan, group, block, chunk, dy, x, rest + worker * plan.worker_elements(), scratch + index * size);
+  });
+  parallel_for(p.groups * plan.out_c, [&](int64_t o, int) {
+    int64_t group = o / plan.out_c, block = o % plan.out_c / plan.block, row = o % plan.out_c % plan.block;
+    const T* from = scratch + (group * plan.blocks + block) * size + row * plan.in_row;
+    kernel_gradient(plan, from, chunk_step, dw + o * plan.in_c * 9);
+  });
+}
+template void weight_gradient_winograd(const ConvParams&, const float*, const float*, float*, float*);
+template void weight_gradient_winograd(const ConvParams&, const double*, const double*, double*, double*);
+
+// Counted as in takes_winograd; the matrix product that it stands against reaches half the peak.
+template <class T>
+bool takes_winograd_gradient(const ConvParams& p) {
+  if (!is_winograd<T>(p)) return false;
+  Plan<T> plan(p);
+  if (plan.chunks == 0) return false;
+  double padded = static_cast<double>(round_up(plan.in_c, lanes<T>)) / static_cast<double>(plan.in_c);
+  double pixels = static_cast<double>(p.batch * product(output_size(p)));
+  double per_tile = 45 * padded + 340 / static_cast<double>(plan.block) + 300 / static_cast<double>(plan.in_c);
+  double whole = static_cast<double>(plan.chunks) * 290 + 200;
+  return static_cast<double>(plan.tiles.count()) * per_tile + whole < 16 * pixels;
+}
+template bool takes_winograd_gradient<float>(const ConvParams&);
+template bool takes_winograd_gradient<double>(const ConvParams&);
+
+}  // namespace arraynn::cpu::ARRAYNN_ISA

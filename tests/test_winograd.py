@@ -1,0 +1,118 @@
+"""Winograd's algorithm for 3x3 convolutions: its error, its edges, and the switch that turns it off."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import arraynn as ann
+import numpy as np
+import pytest
+from checks import assert_same_bits, cotangent_of
+from conv_calls import check
+from shapes import channels_last, values
+
+STATED_ERROR = 1e-5  # relative, in L2, of float32: as docs/performance.md says
+
+
+def _error(found: Any, exact: Any) -> float:
+    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("shape", "out", "options"),
+    [
+        ((4, 16, 28, 28), 16, dict(padding=1)),
+        ((2, 32, 29, 30), 64, dict(padding=1)),  # tails of one and two pixels
+        ((1, 64, 56, 56), 64, dict(padding=0)),
+        ((8, 128, 14, 14), 96, dict(padding=1)),
+        ((16, 256, 7, 7), 256, dict(padding=2)),
+        ((3, 66, 31, 19), 34, dict(padding=(2, 1), groups=2)),  # 33 and 17 channels of a group
+    ],
+    ids=str,
+)
+def test_error(shape: tuple[int, ...], out: int, options: dict[str, Any], last: bool) -> None:
+    groups = options.get("groups", 1)
+    x, w = values(shape, np.float32, 1), values((out, shape[1] // groups, 3, 3), np.float32, 2)
+    b = values((out,), np.float32, 3)
+    x = channels_last(x) if last else x
+    y, pullback = ann.vjp(ann.conv2d, x, w, b, **options)
+    exact, exact_pullback = ann.vjp(ann.reference.conv2d, *(a.astype(float) for a in (x, w, b)), **options)
+    dy = cotangent_of(y)
+    assert _error(y, exact) <= STATED_ERROR
+    for found, right in zip(pullback(dy), exact_pullback(dy.astype(float)), strict=True):
+        assert _error(found, right) <= STATED_ERROR
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("size", [4, 5, 6, 7, 9, 18])
+def test_edges_of_tiles(size: int, dtype: Any) -> None:
+    """Every size modulo the tile, with channels that fill a vector and that do not."""
+    for channels, out in ((16, 16), (19, 35)):
+        x, w = values((24, channels, size, size + 1), dtype, 1), values((out, channels, 3, 3), dtype, 2)
+        check("conv2d", x, w, values((out,), dtype, 3), padding=1)
+        check("conv_transpose2d", x, w.transpose(1, 0, 2, 3).copy(), padding=1)
+
+
+def test_weights_in_any_layout() -> None:
+    x, w = values((4, 32, 20, 20), np.float32, 1), values((32, 32, 3, 3), np.float32, 2)
+    y, pullback = ann.vjp(ann.conv2d, x, w, padding=1)
+    dy = cotangent_of(y)
+    gradients = pullback(dy)
+    for other in (channels_last(w), w.transpose(1, 0, 2, 3).copy().transpose(1, 0, 2, 3)):
+        z, other_pullback = ann.vjp(ann.conv2d, x, other, padding=1)
+        assert_same_bits(z, y)
+        for found, right in zip(other_pullback(dy), gradients, strict=True):
+            if right is not None:
+                np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("shape", [(64, 32, 28, 28), (2, 200, 14, 14)], ids=str)
+def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...]) -> None:
+    x, w = values(shape, np.float32, 1), values((72, shape[1], 3, 3), np.float32, 2)
+    before, results = ann.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            ann.set_num_threads(threads)
+            y, pullback = ann.vjp(ann.conv2d, x, w, padding=1)
+            results.append((y, *pullback(cotangent_of(y))[:2]))
+    finally:
+        ann.set_num_threads(before)
+    for other in results[1:]:
+        assert_same_bits(other, results[0])
+
+
+PROGRAM = """
+import numpy as np, arraynn as ann
+rng = np.random.default_rng(0)
+x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 64, 28, 28), (64, 64, 3, 3)))
+y, pullback = ann.vjp(ann.conv2d, x, w, padding=1)
+exact, exact_pullback = ann.vjp(ann.conv2d, x.astype(float), w.astype(float), padding=1)
+dy = rng.standard_normal(y.shape).astype(np.float32)
+found = (y, *pullback(dy)[:2])
+right = (exact, *exact_pullback(dy.astype(float))[:2])
+print(*(np.linalg.norm(f - r) / np.linalg.norm(r) for f, r in zip(found, right)))
+"""
+
+
+def _run(winograd: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"ARRAYNN_WINOGRAD": winograd}
+    command = [sys.executable, "-c", PROGRAM]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_switch() -> None:
+    errors = {on: [float(e) for e in _run(on).stdout.split()] for on in ("0", "1", "")}
+    assert len(errors["0"]) == 3
+    assert errors["1"] == errors[""]  # it is on unless turned off
+    for without, with_it in zip(errors["0"], errors["1"], strict=True):
+        assert without < 6e-7 < with_it < STATED_ERROR
+
+
+def test_the_switch_refuses_what_it_does_not_know() -> None:
+    done = _run("off")
+    assert done.returncode
+    assert done.stderr.splitlines()[-1] == "ValueError: ARRAYNN_WINOGRAD: got 'off', expected 0 or 1"
