@@ -15,7 +15,8 @@ bool is_depthwise(const Gather<T>& g) {
 template <class T>
 int64_t gather_scratch(const Gather<T>& g) {
   if (is_depthwise(g)) return gather_depthwise_scratch(g);
-  return g.winograd ? gather_winograd_scratch(g) : gather_gemm_scratch(g);
+  if (g.winograd) return gather_winograd_scratch(g);
+  return g.direct ? gather_direct_scratch(g) : gather_gemm_scratch(g);
 }
 
 template <class T>
@@ -24,6 +25,8 @@ void run_gather(const Gather<T>& g, T* scratch) {
     gather_depthwise(g, scratch);
   else if (g.winograd)
     gather_winograd(g, scratch);
+  else if (g.direct)
+    gather_direct(g, scratch);
   else
     gather_gemm(g, scratch);
 }
@@ -34,7 +37,7 @@ void run_gather(const Gather<T>& g, T* scratch) {
 template <class T>
 void flatten_volume(Gather<T>& g) {
   auto all = [](const Triple& t, int64_t value) { return t.d == value && t.h == value && t.w == value; };
-  bool pointwise = g.taps && g.tap_count == 1 && all(g.taps[0].offset, 0) && all(g.stride, 1);
+  bool pointwise = g.tap_count == 1 && all(g.low, 0) && all(g.stride, 1);
   bool same_grid = g.grid.d == g.size.d && g.grid.h == g.size.h && g.grid.w == g.size.w;
   Strides& out = g.out_strides;
   if (!pointwise || !same_grid || out.h != g.grid.w * out.w || out.d != g.grid.h * out.h) return;
@@ -49,6 +52,16 @@ void for_taps(const ConvParams& p, const F& tap) {
     for (int64_t r = 0; r < p.h.kernel; ++r)
       for (int64_t s = 0; s < p.w.kernel; ++s)
         tap(q, r, s, q * p.w_strides[2] + r * p.w_strides[3] + s * p.w_strides[4]);
+}
+
+template <class T>
+void add_tap(Gather<T>& g, Tap* taps, const Tap& tap) {
+  auto each = [](const Triple& a, const Triple& b, auto f) { return Triple{f(a.d, b.d), f(a.h, b.h), f(a.w, b.w)}; };
+  const Triple& o = tap.offset;
+  g.low = g.tap_count ? each(g.low, o, [](int64_t a, int64_t b) { return std::min(a, b); }) : o;
+  g.high = g.tap_count ? each(g.high, o, [](int64_t a, int64_t b) { return std::max(a, b); }) : o;
+  if (taps) taps[g.tap_count] = tap;
+  ++g.tap_count;
 }
 
 // Whether the taps' weights lie side by side in their order.
@@ -78,14 +91,12 @@ Gather<T> forward_gather(const ConvParams& p, const T* input, const T* weight, c
   g.w_in = p.w_strides[1];
   g.w_group = g.out_c * g.w_out;
   g.bias = bias;
-  for_taps(p, [&](int64_t q, int64_t r, int64_t s, int64_t at) {
-    if (taps) taps[g.tap_count] = {offset_of(p, q, r, s), at};
-    ++g.tap_count;
-  });
+  for_taps(p, [&](int64_t q, int64_t r, int64_t s, int64_t at) { add_tap(g, taps, {offset_of(p, q, r, s), at}); });
   g.taps = taps;
   g.taps_adjacent = taps_adjacent(p);
   g.winograd = takes_winograd<T>(p, g.grid, g.in_c, g.out_c);
   flatten_volume(g);
+  g.direct = !g.winograd && takes_direct(g);
   return g;
 }
 
@@ -118,13 +129,13 @@ Gather<T> backward_gather(const ConvParams& p, const Triple& phase, const T* d_o
     Triple o = offset_of(p, q, r, c);
     int64_t z = phase.d - o.d, y = phase.h - o.h, x = phase.w - o.w;
     if (z % p.d.stride || y % p.h.stride || x % p.w.stride) return;
-    if (taps) taps[g.tap_count] = {{z / p.d.stride, y / p.h.stride, x / p.w.stride}, at};
-    ++g.tap_count;
+    add_tap(g, taps, {{z / p.d.stride, y / p.h.stride, x / p.w.stride}, at});
   });
   g.taps = taps;
   g.taps_adjacent = g.tap_count == tap_count(p) && taps_adjacent(p);
   g.winograd = takes_winograd<T>(p, g.grid, g.in_c, g.out_c);
   flatten_volume(g);
+  g.direct = !g.winograd && takes_direct(g);
   return g;
 }
 
@@ -161,6 +172,8 @@ void backward_weight(const ConvParams& p, const T* dy, const T* x, T* dw, void* 
     weight_gradient_depthwise(p, dy, x, dw);
   else if (takes_winograd_gradient<T>(p))
     weight_gradient_winograd(p, dy, x, dw, static_cast<T*>(scratch));
+  else if (takes_direct_gradient<T>(p))
+    weight_gradient_direct(p, dy, x, dw, static_cast<T*>(scratch));
   else
     weight_gradient(p, dy, x, dw, static_cast<T*>(scratch));
 }
@@ -183,8 +196,9 @@ size_t backward_input_bytes(const ConvParams& p) {
 template <class T>
 size_t backward_weight_bytes(const ConvParams& p) {
   if (is_depthwise(p)) return 0;
-  int64_t elements =
-      takes_winograd_gradient<T>(p) ? weight_gradient_winograd_scratch<T>(p) : weight_gradient_scratch<T>(p);
+  int64_t elements = takes_winograd_gradient<T>(p) ? weight_gradient_winograd_scratch<T>(p)
+                     : takes_direct_gradient<T>(p) ? weight_gradient_direct_scratch<T>(p)
+                                                   : weight_gradient_scratch<T>(p);
   return static_cast<size_t>(elements) * sizeof(T);
 }
 

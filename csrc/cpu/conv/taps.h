@@ -38,12 +38,13 @@ struct Gather {
   const T* bias;                 // groups x out_c, or null
   const Tap* taps;
   int64_t tap_count;
+  Triple low, high;    // the least and the largest offsets
   bool taps_adjacent;  // tap t's weight lies t elements behind tap 0's
-  bool winograd;
+  bool winograd, direct;
 };
 
-// The gather as a matrix product, pixels by channels (taps_gemm.cpp), by Winograd's algorithm (winograd.cpp), or
-// channel by channel where a group has one input channel (depthwise.cpp).
+// The gather by Winograd's algorithm (winograd.cpp), as a direct convolution (direct.cpp), as a matrix product, pixels
+// by channels (taps_gemm.cpp), or channel by channel where a group has one input channel (depthwise.cpp).
 template <class T>
 void gather_gemm(const Gather<T>& g, T* scratch);
 template <class T>
@@ -52,6 +53,10 @@ template <class T>
 void gather_winograd(const Gather<T>& g, T* scratch);
 template <class T>
 int64_t gather_winograd_scratch(const Gather<T>& g);
+template <class T>
+void gather_direct(const Gather<T>& g, T* scratch);
+template <class T>
+int64_t gather_direct_scratch(const Gather<T>& g);
 template <class T>
 void gather_depthwise(const Gather<T>& g, T* scratch);
 template <class T>
@@ -62,12 +67,22 @@ int64_t gather_depthwise_scratch(const Gather<T>& g);
 template <class T>
 bool takes_winograd(const ConvParams& p, const Triple& grid, int64_t in_c, int64_t out_c);
 
-// dw of a convolution (weight_gradient.cpp), by Winograd's algorithm (winograd_gradient.cpp), and of a depthwise one
-// (depthwise.cpp).
+// Whether the direct convolution suits the gather, which must be complete but for `taps`.
+template <class T>
+bool takes_direct(const Gather<T>& g);
+
+// dw of a convolution: as a matrix product (weight_gradient.cpp), directly (direct_gradient.cpp), by Winograd's
+// algorithm (winograd_gradient.cpp), and of a depthwise one (depthwise.cpp).
 template <class T>
 void weight_gradient(const ConvParams& p, const T* dy, const T* x, T* dw, T* scratch);
 template <class T>
 int64_t weight_gradient_scratch(const ConvParams& p);
+template <class T>
+void weight_gradient_direct(const ConvParams& p, const T* dy, const T* x, T* dw, T* scratch);
+template <class T>
+int64_t weight_gradient_direct_scratch(const ConvParams& p);
+template <class T>
+bool takes_direct_gradient(const ConvParams& p);
 template <class T>
 void weight_gradient_winograd(const ConvParams& p, const T* dy, const T* x, T* dw, T* scratch);
 template <class T>

@@ -1,0 +1,80 @@
+"""The convolution that packs nothing but its weights: the edges of its tasks, tiles and vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import arraynn as ann
+import numpy as np
+import pytest
+from checks import assert_same_bits, cotangent_of
+from conv_calls import check
+from shapes import channels_last, values
+
+SHAPES = [  # input, weight, options
+    (
+        (2, 17, 11, 13),
+        (33, 17, 3, 3),
+        dict(stride=2, padding=1),
+    ),  # one channel beyond a vector, and two vectors
+    (
+        (2, 16, 9, 30),
+        (19, 16, 4, 5),
+        dict(stride=(1, 3), padding=(2, 1)),
+    ),  # a stride without a kernel of its own
+    ((1, 5, 40, 12), (16, 5, 3, 2), dict(dilation=2)),
+    ((3, 32, 7, 8), (64, 16, 5, 5), dict(padding=2, groups=2)),
+    ((1, 1, 70, 100), (16, 1, 2, 2), {}),  # more columns than a task has
+    ((1, 24, 6, 10), (130, 24, 2, 3), {}),  # more outputs than a block of the gradient has
+    ((2, 16, 33, 33), (16, 16, 7, 7), dict(stride=4, padding=3)),
+    ((65, 16, 5, 5), (16, 16, 2, 2), {}),  # more places than chunks
+]
+VOLUMES = [
+    ((2, 16, 5, 7, 9), (18, 16, 3, 3, 3), dict(stride=2, padding=1)),
+    ((1, 17, 4, 6, 8), (16, 17, 2, 3, 2), dict(padding=(3, 1, 0))),  # slices wholly outside
+    ((1, 16, 9, 8, 8), (16, 16, 3, 2, 2), dict(dilation=(2, 1, 1))),
+]
+SIGNALS = [
+    ((3, 20, 205), (35, 20, 5), dict(padding=2)),
+    ((1, 16, 97), (16, 16, 9), dict(stride=2)),
+    ((20, 16), (16, 20, 3), dict(padding=1)),  # no batch
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + VOLUMES + SIGNALS, ids=str)
+def test_edges(shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any], dtype: Any) -> None:
+    axes = len(kernel) - 2
+    x, w, b = values(shape, dtype, 1), values(kernel, dtype, 2), values(kernel[:1], dtype, 3)
+    check(f"conv{axes}d", x, w, b, **options)
+    check(f"conv{axes}d", x, channels_last(w, axes), **options)
+    if len(shape) == axes + 2:
+        check(f"conv{axes}d", channels_last(x, axes), w, b, **options)
+
+
+@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + VOLUMES[::2], ids=str)
+def test_transposed(shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any]) -> None:
+    axes, groups = len(kernel) - 2, options.get("groups", 1)
+    channels = (kernel[0] // groups, kernel[1] * groups)
+    x = values((shape[0], kernel[0], *shape[2:]), np.float32, 1)
+    w, b = values(kernel, np.float32, 2), values((channels[1],), np.float32, 3)
+    check(f"conv_transpose{axes}d", x, w, b, **options)
+    check(f"conv_transpose{axes}d", channels_last(x, axes), w, b, **options)
+
+
+@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + VOLUMES, ids=str)
+def test_same_bits_for_any_number_of_threads(
+    shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    op = getattr(ann, f"conv{len(kernel) - 2}d")
+    x, w = values(shape, np.float32, 1), values(kernel, np.float32, 2)
+    before, results = ann.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7):
+            ann.set_num_threads(threads)
+            y, pullback = ann.vjp(op, x, w, **options)
+            results.append((y, *pullback(cotangent_of(y))[:2]))
+    finally:
+        ann.set_num_threads(before)
+    for other in results[1:]:
+        assert_same_bits(other, results[0])
