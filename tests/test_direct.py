@@ -1,4 +1,4 @@
-"""The convolution that packs nothing but its weights: the edges of its tasks, tiles and vectors."""
+"""The convolutions that pack nothing but their weights: the edges of their tasks, tiles and vectors."""
 
 from __future__ import annotations
 
@@ -29,10 +29,18 @@ SHAPES = [  # input, weight, options
     ((2, 16, 33, 33), (16, 16, 7, 7), dict(stride=4, padding=3)),
     ((65, 16, 5, 5), (16, 16, 2, 2), {}),  # more places than chunks
 ]
+FEW = [  # output channels, so that lanes are pixels
+    ((2, 16, 9, 13), (1, 16, 3, 3), dict(padding=1)),
+    ((1, 5, 8, 40), (7, 5, 2, 4), {}),
+    ((3, 3, 70, 6), (2, 3, 5, 1), dict(padding=(2, 0))),
+    ((2, 8, 12, 15), (6, 4, 3, 3), dict(padding=2, dilation=2, groups=2)),
+    ((2, 70, 64, 64), (3, 70, 3, 3), dict(padding=1)),  # several tasks of an image
+]
 VOLUMES = [
     ((2, 16, 5, 7, 9), (18, 16, 3, 3, 3), dict(stride=2, padding=1)),
     ((1, 17, 4, 6, 8), (16, 17, 2, 3, 2), dict(padding=(3, 1, 0))),  # slices wholly outside
     ((1, 16, 9, 8, 8), (16, 16, 3, 2, 2), dict(dilation=(2, 1, 1))),
+    ((2, 4, 5, 6, 7), (3, 4, 2, 3, 3), dict(padding=1)),
 ]
 SIGNALS = [
     ((3, 20, 205), (35, 20, 5), dict(padding=2)),
@@ -42,7 +50,7 @@ SIGNALS = [
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
-@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + VOLUMES + SIGNALS, ids=str)
+@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + FEW + VOLUMES + SIGNALS, ids=str)
 def test_edges(shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any], dtype: Any) -> None:
     axes = len(kernel) - 2
     x, w, b = values(shape, dtype, 1), values(kernel, dtype, 2), values(kernel[:1], dtype, 3)
@@ -62,7 +70,16 @@ def test_transposed(shape: tuple[int, ...], kernel: tuple[int, ...], options: di
     check(f"conv_transpose{axes}d", channels_last(x, axes), w, b, **options)
 
 
-@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + VOLUMES, ids=str)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("out", [1, 2, 3, 5])
+def test_transposed_to_few_channels(out: int, stride: int) -> None:
+    """Each phase of the stride has taps of its own, or none."""
+    for shape, kernel in (((2, 16, 9, 13), (16, out, 4, 4)), ((1, 9, 5, 6), (9, out, 2, 3))):
+        x, w, b = values(shape, np.float32, 1), values(kernel, np.float32, 2), values((out,), np.float32, 3)
+        check("conv_transpose2d", x, w, b, stride=stride, padding=1)
+
+
+@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + FEW + VOLUMES, ids=str)
 def test_same_bits_for_any_number_of_threads(
     shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any]
 ) -> None:

@@ -16,7 +16,8 @@ template <class T>
 int64_t gather_scratch(const Gather<T>& g) {
   if (is_depthwise(g)) return gather_depthwise_scratch(g);
   if (g.winograd) return gather_winograd_scratch(g);
-  return g.direct ? gather_direct_scratch(g) : gather_gemm_scratch(g);
+  if (g.direct) return gather_direct_scratch(g);
+  return g.planes ? gather_planes_scratch(g) : gather_gemm_scratch(g);
 }
 
 template <class T>
@@ -27,6 +28,8 @@ void run_gather(const Gather<T>& g, T* scratch) {
     gather_winograd(g, scratch);
   else if (g.direct)
     gather_direct(g, scratch);
+  else if (g.planes)
+    gather_planes(g, scratch);
   else
     gather_gemm(g, scratch);
 }
@@ -97,6 +100,7 @@ Gather<T> forward_gather(const ConvParams& p, const T* input, const T* weight, c
   g.winograd = takes_winograd<T>(p, g.grid, g.in_c, g.out_c);
   flatten_volume(g);
   g.direct = !g.winograd && takes_direct(g);
+  g.planes = !g.winograd && !g.direct && takes_planes(g);
   return g;
 }
 
@@ -136,6 +140,7 @@ Gather<T> backward_gather(const ConvParams& p, const Triple& phase, const T* d_o
   g.winograd = takes_winograd<T>(p, g.grid, g.in_c, g.out_c);
   flatten_volume(g);
   g.direct = !g.winograd && takes_direct(g);
+  g.planes = !g.winograd && !g.direct && takes_planes(g);
   return g;
 }
 

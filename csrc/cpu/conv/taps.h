@@ -40,11 +40,12 @@ struct Gather {
   int64_t tap_count;
   Triple low, high;    // the least and the largest offsets
   bool taps_adjacent;  // tap t's weight lies t elements behind tap 0's
-  bool winograd, direct;
+  bool winograd, direct, planes;
 };
 
-// The gather by Winograd's algorithm (winograd.cpp), as a direct convolution (direct.cpp), as a matrix product, pixels
-// by channels (taps_gemm.cpp), or channel by channel where a group has one input channel (depthwise.cpp).
+// The gather by Winograd's algorithm (winograd.cpp), as a direct convolution with channels (direct.cpp) or pixels
+// (planes.cpp) in the lanes, as a matrix product, pixels by channels (taps_gemm.cpp), or channel by channel where a
+// group has one input channel (depthwise.cpp).
 template <class T>
 void gather_gemm(const Gather<T>& g, T* scratch);
 template <class T>
@@ -58,6 +59,10 @@ void gather_direct(const Gather<T>& g, T* scratch);
 template <class T>
 int64_t gather_direct_scratch(const Gather<T>& g);
 template <class T>
+void gather_planes(const Gather<T>& g, T* scratch);
+template <class T>
+int64_t gather_planes_scratch(const Gather<T>& g);
+template <class T>
 void gather_depthwise(const Gather<T>& g, T* scratch);
 template <class T>
 int64_t gather_depthwise_scratch(const Gather<T>& g);
@@ -67,9 +72,11 @@ int64_t gather_depthwise_scratch(const Gather<T>& g);
 template <class T>
 bool takes_winograd(const ConvParams& p, const Triple& grid, int64_t in_c, int64_t out_c);
 
-// Whether the direct convolution suits the gather, which must be complete but for `taps`.
+// Whether one of these suits the gather, which must be complete but for `taps`.
 template <class T>
 bool takes_direct(const Gather<T>& g);
+template <class T>
+bool takes_planes(const Gather<T>& g);
 
 // dw of a convolution: as a matrix product (weight_gradient.cpp), directly (direct_gradient.cpp), by Winograd's
 // algorithm (winograd_gradient.cpp), and of a depthwise one (depthwise.cpp).
