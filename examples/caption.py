@@ -18,7 +18,7 @@ TARGET = 0.90
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = ("<begin>", "<end>", ",", *NUMBERS, "top", "bottom", "left", "right")
 LENGTH, NOTHING = 12, -100  # words of three digits with the end; places behind the end do not count
-PICTURES, WIDTH, EPOCHS, BATCH, RATE, CLIP = 20_000, 64, 6, 64, 2e-3, 1.0
+PICTURES, WIDTH, EPOCHS, BATCH, RATE, CLIP = 30_000, 64, 8, 64, 2e-3, 1.0
 
 
 def pictures(images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator):

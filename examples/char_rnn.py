@@ -13,7 +13,7 @@ import text
 from arraynn.layers import LSTM, Dropout, Embedding, Layer, Linear
 
 TARGET = 1.60
-EMBEDDED, HIDDEN, LENGTH, BATCH, EPOCHS, RATE, CLIP = 64, 256, 128, 32, 12, 4e-3, 1.0
+EMBEDDED, HIDDEN, LENGTH, BATCH, EPOCHS, RATE, CLIP = 64, 256, 128, 32, 8, 4e-3, 1.0
 
 
 class Writer(Layer):

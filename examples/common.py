@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     """What a training run is judged by."""
 
     score: float
-    seconds: float  # per epoch, with what is measured after it
+    seconds: float  # of an epoch, with what is measured after it: the median, since machines are shared
 
 
 def arguments(text: str, **more: Any) -> argparse.Namespace:
@@ -68,20 +68,17 @@ def parameters(model: ann.layers.Layer) -> str:
 
 
 class Clock:
-    """Seconds per epoch of a run that it is a callback of."""
+    """Seconds of the epochs of a run that it is a callback of."""
 
     def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._last = self._start
-        self._epochs = 0
+        self._ends = [time.perf_counter()]
 
     def __call__(self, *_: Any) -> None:
-        self._epochs += 1
-        self._last = time.perf_counter()
+        self._ends.append(time.perf_counter())
 
     @property
     def seconds(self) -> float:
-        return (self._last - self._start) / max(self._epochs, 1)
+        return float(np.median(np.diff(self._ends)))
 
 
 # -- PyTorch --------------------------------------------------------------------------------
@@ -106,7 +103,7 @@ def torch_fit(
 
     torch.set_num_threads(ann.get_num_threads())
     batches = data if callable(data) else _torch_batches(*data, batch_size, seed)
-    start = time.perf_counter()
+    clock = Clock()
     for epoch in range(epochs):
         model.train()
         found = iter(batches(epoch))
@@ -122,7 +119,8 @@ def torch_fit(
         model.eval()
         with torch.inference_mode():
             result = score()
-    return Outcome(result, (time.perf_counter() - start) / epochs)
+        clock()
+    return Outcome(result, clock.seconds)
 
 
 def _torch_batches(x: Any, y: Any, batch_size: int, seed: int) -> Callable[[int], Iterator[tuple[Any, Any]]]:

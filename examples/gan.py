@@ -8,7 +8,6 @@ ten occur?
 from __future__ import annotations
 
 import argparse
-import time
 
 import arraynn as ann
 import common
@@ -93,7 +92,7 @@ def train(x: np.ndarray, epochs: int, seed: int) -> tuple[Sequential, list[tuple
         optimizers.append(ann.optim.Adam(model.parameters(), RATE, BETAS))
     print(f"generator {common.parameters(draws)}, discriminator {common.parameters(tells)}")
     losses: list[tuple[float, float]] = []
-    start = time.perf_counter()
+    clock = common.Clock()
     for epoch in range(epochs):
         order = rng.permutation(len(x))[: len(x) // BATCH * BATCH].reshape(-1, BATCH)
         with tqdm(order, f"Epoch {epoch + 1}/{epochs}") as bar:
@@ -110,7 +109,8 @@ def train(x: np.ndarray, epochs: int, seed: int) -> tuple[Sequential, list[tuple
                 optimizers[0].step()
                 losses.append((right, loss))
                 bar.set_postfix_str(f"discriminator={right:.3f}, generator={loss:.3f}")
-    return draws, losses, (time.perf_counter() - start) / epochs
+        clock()
+    return draws, losses, clock.seconds
 
 
 def classifier(digits: common.Digits, quick: bool, seed: int) -> Sequential:
@@ -178,7 +178,7 @@ def train_torch(x: np.ndarray, judge: Sequential, epochs: int, seed: int, sample
     loss = nn.functional.binary_cross_entropy_with_logits
     real, rng = torch.from_numpy(x), np.random.default_rng(seed)
     zeros, ones = torch.zeros(BATCH, 1), torch.ones(BATCH, 1)
-    start = time.perf_counter()
+    clock = common.Clock()
     for _ in range(epochs):
         for chosen in torch.from_numpy(rng.permutation(len(x))[: len(x) // BATCH * BATCH].reshape(-1, BATCH)):
             images = draws(torch.randn(BATCH, NOISE))
@@ -191,7 +191,8 @@ def train_torch(x: np.ndarray, judge: Sequential, epochs: int, seed: int, sample
             loss(tells(images), ones).backward()
             tells.requires_grad_(True)
             by.step()
-    seconds = (time.perf_counter() - start) / epochs
+        clock()
+    seconds = clock.seconds
     draws.eval()
     with torch.inference_mode():
         images = draws(torch.randn(samples, NOISE)).numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import common
 import numpy as np
+
+COLUMNS, ROWS = 48, 42  # of a sample in the picture
 
 
 def bundled() -> str:
@@ -104,7 +107,7 @@ def run(
         return common.hand_over(train_torch(data, epochs, options.seed))
     model, history, outcome = train(data, epochs, options.seed)
     rng = np.random.default_rng(options.seed)
-    first, count = data.validation[:length], 20 if options.quick else 400
+    first, count = data.validation[:length], 20 if options.quick else 1000
     samples = {t: data.text(model.write(first, count, t, rng)) for t in (0.4, 0.7, 1.0)}
     print(samples[0.7])
     _draw(options.out, f"{title}: {data.name}", history, samples)
@@ -126,7 +129,8 @@ def _draw(path: object, title: str, history: ann.History, samples: dict[float, s
     common.draw_history(left.subplots(), history, ["loss", "val_loss"], "Loss, nats per character")
     for axis, (temperature, sample) in zip(right.subplots(1, len(samples)), samples.items(), strict=True):
         axis.set_title(f"temperature {temperature}")
-        axis.text(0, 1, sample, va="top", family="monospace", fontsize=7, parse_math=False)
+        lines = [part for line in sample.splitlines() for part in textwrap.wrap(line, COLUMNS) or [""]]
+        axis.text(0, 1, "\n".join(lines[:ROWS]), va="top", family="monospace", fontsize=7, parse_math=False)
         axis.set_axis_off()
     figure.savefig(path, dpi=120)
 
