@@ -46,8 +46,8 @@ def test_example(name, run, capsys):
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_twin_in_pytorch_runs(name, run, capsys):
-    if "def train_torch" not in (FOLDER / f"{name}.py").read_text():
-        assert "twin=False" in (FOLDER / f"{name}.py").read_text()
+    if "twin=False" in (FOLDER / f"{name}.py").read_text():  # vanishing_gradients alone: it is about a plot
+        assert name == "vanishing_gradients"
         return
     run(name, "--quick", "--engine", "torch")
     line = capsys.readouterr().out.strip().splitlines()[-1]
