@@ -10,6 +10,7 @@ import pytest
 from checks import assert_same_bits, cotangent_of
 from conv_calls import check
 from shapes import channels_last, values
+from tolerance import assert_close, largest
 
 SHAPES = [  # input, weight, options
     (
@@ -68,6 +69,21 @@ def test_transposed(shape: tuple[int, ...], kernel: tuple[int, ...], options: di
     w, b = values(kernel, np.float32, 2), values((channels[1],), np.float32, 3)
     check(f"conv_transpose{axes}d", x, w, b, **options)
     check(f"conv_transpose{axes}d", channels_last(x, axes), w, b, **options)
+
+
+def test_taps_far_apart() -> None:
+    """Distances whose products no integer holds: all taps but one meet padding."""
+    far = 2**28
+    x, w = values((2, 16, 3, 4, 5), np.float32, 1), values((16, 16, 3, 3, 3), np.float32, 2)
+    options = dict(dilation=(far, far, 1), padding=(far, far, 1))
+    y, pullback = ann.vjp(ann.conv3d, x, w, **options)
+    near, near_pullback = ann.vjp(ann.conv3d, x, w[:, :, 1:2, 1:2].copy(), padding=(0, 0, 1))
+    scale = largest(x) * largest(w)
+    assert_close(y, near, terms=48, scale=scale)
+    dy = cotangent_of(y)
+    for found, right in zip(pullback(dy)[:2], near_pullback(dy)[:2], strict=True):
+        inner = found if found.shape == right.shape else found[:, :, 1:2, 1:2]
+        assert_close(inner, right, terms=200, scale=scale)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

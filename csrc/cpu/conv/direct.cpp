@@ -260,6 +260,7 @@ template <class T>
 bool takes_direct(const Gather<T>& g) {
   if (g.batch * product(g.grid) == 0 || g.in_c == 0) return false;
   if (g.tap_count < 2 || g.out_c < lanes<T> || g.grid.w < 4) return false;
+  if (!is_near({g.high.d - g.low.d, g.high.h - g.low.h, g.high.w - g.low.w}) || !is_near(g.stride)) return false;
   Plan<T> plan(g);
   int64_t seen = g.tap_count * plan.rows * plan.columns, there = (plan.reach.d + 1) * plan.in_rows * plan.in_pixels;
   return there <= 2 * seen && plan.lines() * static_cast<int64_t>(sizeof(T)) <= 1024 * 1024;

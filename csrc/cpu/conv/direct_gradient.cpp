@@ -240,6 +240,8 @@ template void weight_gradient_direct(const ConvParams&, const double*, const dou
 // tap is packed faster than it is brought to lines.
 template <class T>
 bool takes_direct_gradient(const ConvParams& p) {
+  auto span = [](const ConvAxis& a) { return (a.kernel - 1) * a.dilation; };
+  if (!is_near({span(p.d), span(p.h), span(p.w)}) || !is_near(stride_of(p))) return false;
   Plan<T> plan(p);
   if (plan.chunks == 0 || plan.grid.w < 4 || 4 * plan.in_c < 3 * round_up(plan.in_c, lanes<T>)) return false;
   if (plan.taps == 1 && p.layout == Layout::contiguous) return false;

@@ -189,6 +189,7 @@ bool takes_planes(const Gather<T>& g) {
   auto all_ones = [](const Triple& t) { return t.d == 1 && t.h == 1 && t.w == 1; };
   if (g.batch * product(g.grid) == 0 || g.in_c == 0 || g.tap_count < 2) return false;
   if (g.layout != Layout::contiguous || !all_ones(g.stride) || 2 * g.out_c > lanes<T>) return false;
+  if (!is_near({g.high.d - g.low.d, g.high.h - g.low.h, g.high.w - g.low.w})) return false;
   Plan<T> plan(g);
   // not where pixels are mostly padding, or planes mostly what no tap meets
   int64_t seen = g.tap_count * plan.rows * g.grid.w, there = (plan.reach.d + 1) * plan.in_rows * plan.pitch;

@@ -15,6 +15,9 @@ struct Triple {  // a number for each axis
 
 ARRAYNN_INLINE int64_t product(const Triple& t) { return t.d * t.h * t.w; }
 
+// Whether distances are small enough for the engines that keep what lies between taps.
+ARRAYNN_INLINE bool is_near(const Triple& t) { return std::max({t.d, t.h, t.w}) <= 4096; }
+
 struct Tap {
   Triple offset;   // into the input
   int64_t weight;  // into the weights
