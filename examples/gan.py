@@ -1,8 +1,9 @@
 """Two networks against each other: one draws digits, one tells drawn from real (DCGAN, Radford et al. 2016).
 
-The gradient of the second one's verdict goes through it back to the image, and from there into the first. A
-classifier that has learned the real digits judges the drawings: are they confidently some digit, and do all
-ten occur?
+Both know which digit is meant (Mirza and Osindero 2014): the first is asked for it, and the second has a
+verdict for each (as in Miyato and Koyama 2018). The gradient of the verdict goes through the second network
+back to the image, and from there into the first. A classifier that has learned the real digits judges the
+drawings: are they confidently some digit, and do all ten occur?
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from arraynn.layers import (
 from autoencoder import Reshape
 
 TARGET, CONFIDENT = 0.90, 0.9
-NOISE, WIDTH, EPOCHS, BATCH, RATE, BETAS = 64, 64, 6, 64, 2e-4, (0.5, 0.999)
+NOISE, DIGITS, WIDTH, EPOCHS, BATCH, RATE, BETAS = 64, 10, 64, 3, 64, 2e-4, (0.5, 0.999)
 SAMPLES = 1000
 
 
 def generator(size: int, rng: np.random.Generator) -> Sequential:
-    """(N, NOISE) to images (N, 1, size, size) between -1 and 1."""
+    """(N, NOISE + DIGITS) to images (N, 1, size, size) between -1 and 1."""
     small = size // 4
     return Sequential(
-        Linear(NOISE, 2 * WIDTH * small * small, bias=False, rng=rng),
+        Linear(NOISE + DIGITS, 2 * WIDTH * small * small, bias=False, rng=rng),
         BatchNorm1d(2 * WIDTH * small * small),
         ReLU(),
         Reshape(2 * WIDTH, small, small),
@@ -51,17 +52,16 @@ def generator(size: int, rng: np.random.Generator) -> Sequential:
 
 
 def discriminator(size: int, rng: np.random.Generator) -> Sequential:
-    """Images (N, 1, size, size) to (N, 1): above zero is real."""
+    """Images (N, 1, size, size) to (N, DIGITS): above zero is real, as that digit."""
     small = size // 4
     return Sequential(
         Conv2d(1, WIDTH, 4, stride=2, padding=1, rng=rng),
         LeakyReLU(0.2),
-        Dropout(0.3, rng=rng),
-        Conv2d(WIDTH, 2 * WIDTH, 4, stride=2, padding=1, rng=rng),
+        Conv2d(WIDTH, 2 * WIDTH, 4, stride=2, padding=1, bias=False, rng=rng),
+        BatchNorm2d(2 * WIDTH),
         LeakyReLU(0.2),
-        Dropout(0.3, rng=rng),
         Flatten(),
-        Linear(2 * WIDTH * small * small, 1, rng=rng),
+        Linear(2 * WIDTH * small * small, DIGITS, rng=rng),
     )
 
 
@@ -72,16 +72,29 @@ def initialize(model: Layer, rng: np.random.Generator) -> None:
             ann.init.normal_(parameter, 0.0, 0.02, rng=rng)
 
 
+def asked(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return what the generator is given: noise, and the digit to draw."""
+    noise = rng.standard_normal((len(labels), NOISE), np.float32)
+    return np.concatenate([noise, np.eye(DIGITS, dtype=np.float32)[labels]], axis=1)
+
+
 def judged(
-    model: Layer, images: np.ndarray, real: float, input_grad: bool = False
+    model: Layer, images: np.ndarray, labels: np.ndarray, real: float, input_grad: bool = False
 ) -> tuple[float, np.ndarray]:
     """Return the loss if `images` were `real`, and the gradient in them; those in the weights add up."""
-    verdict = model(images, input_grad=input_grad)
-    loss, pull = ann.vjp(ann.binary_cross_entropy_with_logits, verdict, np.full_like(verdict, real))
-    return float(loss), model.backward(pull(np.ones_like(loss))[0])
+    verdicts = model(images, input_grad=input_grad)
+    each = np.arange(len(labels)), labels
+    loss, pull = ann.vjp(
+        ann.binary_cross_entropy_with_logits, verdicts[each], np.full(len(labels), real, np.float32)
+    )
+    d_verdicts = np.zeros_like(verdicts)
+    d_verdicts[each] = pull(np.ones_like(loss))[0]
+    return float(loss), model.backward(d_verdicts)
 
 
-def train(x: np.ndarray, epochs: int, seed: int) -> tuple[Sequential, list[tuple[float, float]], float]:
+def train(
+    x: np.ndarray, y: np.ndarray, epochs: int, seed: int
+) -> tuple[Sequential, list[tuple[float, float]], float]:
     from tqdm import tqdm
 
     rng = np.random.default_rng(seed)
@@ -97,14 +110,14 @@ def train(x: np.ndarray, epochs: int, seed: int) -> tuple[Sequential, list[tuple
         order = rng.permutation(len(x))[: len(x) // BATCH * BATCH].reshape(-1, BATCH)
         with tqdm(order, f"Epoch {epoch + 1}/{epochs}") as bar:
             for chosen in bar:
-                noise = rng.standard_normal((BATCH, NOISE), np.float32)
-                images = draws(noise, input_grad=False)
+                labels = y[chosen]
+                images = draws(asked(labels, rng), input_grad=False)
                 tells.zero_grad()
-                right = judged(tells, x[chosen], 0.9)[0] + judged(tells, images, 0.0)[0]
+                right = judged(tells, x[chosen], labels, 0.9)[0] + judged(tells, images, labels, 0.0)[0]
                 optimizers[1].step()
                 # the same images again, before the discriminator that has learned from them
                 draws.zero_grad()
-                loss, d_images = judged(tells, images, 1.0, input_grad=True)
+                loss, d_images = judged(tells, images, labels, 1.0, input_grad=True)
                 draws.backward(d_images)
                 optimizers[0].step()
                 losses.append((right, loss))
@@ -141,7 +154,9 @@ def classifier(digits: common.Digits, quick: bool, seed: int) -> Sequential:
     return model
 
 
-def train_torch(x: np.ndarray, judge: Sequential, epochs: int, seed: int, samples: int) -> common.Outcome:
+def train_torch(
+    x: np.ndarray, y: np.ndarray, judge: Sequential, epochs: int, seed: int, samples: int
+) -> common.Outcome:
     import torch
     from torch import nn
 
@@ -150,7 +165,7 @@ def train_torch(x: np.ndarray, judge: Sequential, epochs: int, seed: int, sample
     small = x.shape[2] // 4
     wide = 2 * WIDTH * small * small
     draws = nn.Sequential(
-        nn.Linear(NOISE, wide, bias=False),
+        nn.Linear(NOISE + DIGITS, wide, bias=False),
         nn.BatchNorm1d(wide),
         nn.ReLU(),
         nn.Unflatten(1, (2 * WIDTH, small, small)),
@@ -163,39 +178,46 @@ def train_torch(x: np.ndarray, judge: Sequential, epochs: int, seed: int, sample
     tells = nn.Sequential(
         nn.Conv2d(1, WIDTH, 4, stride=2, padding=1),
         nn.LeakyReLU(0.2),
-        nn.Dropout(0.3),
-        nn.Conv2d(WIDTH, 2 * WIDTH, 4, stride=2, padding=1),
+        nn.Conv2d(WIDTH, 2 * WIDTH, 4, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(2 * WIDTH),
         nn.LeakyReLU(0.2),
-        nn.Dropout(0.3),
         nn.Flatten(),
-        nn.Linear(wide, 1),
+        nn.Linear(wide, DIGITS),
     )
     for model in (draws, tells):
         for name, parameter in model.named_parameters():
             if name.endswith("weight") and parameter.ndim > 1:
                 nn.init.normal_(parameter, 0.0, 0.02)
     by, to = (torch.optim.Adam(model.parameters(), RATE, BETAS) for model in (draws, tells))
-    loss = nn.functional.binary_cross_entropy_with_logits
-    real, rng = torch.from_numpy(x), np.random.default_rng(seed)
-    zeros, ones = torch.zeros(BATCH, 1), torch.ones(BATCH, 1)
+    real, digits, rng = torch.from_numpy(x), torch.from_numpy(y), np.random.default_rng(seed)
+
+    def loss(images: torch.Tensor, labels: torch.Tensor, truth: float) -> torch.Tensor:
+        verdicts = tells(images).gather(1, labels[:, None])[:, 0]
+        return nn.functional.binary_cross_entropy_with_logits(verdicts, torch.full_like(verdicts, truth))
+
+    def drawn(labels: torch.Tensor) -> torch.Tensor:
+        one_hot = nn.functional.one_hot(labels, DIGITS).float()
+        return draws(torch.cat([torch.randn(len(labels), NOISE), one_hot], 1))
+
     clock = common.Clock()
     for _ in range(epochs):
         for chosen in torch.from_numpy(rng.permutation(len(x))[: len(x) // BATCH * BATCH].reshape(-1, BATCH)):
-            images = draws(torch.randn(BATCH, NOISE))
+            labels = digits[chosen]
+            images = drawn(labels)
             to.zero_grad()
-            loss(tells(real[chosen]), 0.9 * ones).backward()
-            loss(tells(images.detach()), zeros).backward()
+            loss(real[chosen], labels, 0.9).backward()
+            loss(images.detach(), labels, 0.0).backward()
             to.step()
             by.zero_grad()
             tells.requires_grad_(False)
-            loss(tells(images), ones).backward()
+            loss(images, labels, 1.0).backward()
             tells.requires_grad_(True)
             by.step()
         clock()
     seconds = clock.seconds
     draws.eval()
     with torch.inference_mode():
-        images = draws(torch.randn(samples, NOISE)).numpy()
+        images = drawn(torch.arange(samples) % DIGITS).numpy()
     return common.Outcome(score(judge, images), seconds)
 
 
@@ -229,7 +251,7 @@ def draw(path: object, name: str, losses: list, images: np.ndarray, counts: np.n
     bottom.bar(range(10), counts, color=common.COLORS[2])
     bottom.set(title="Classes among the drawings, by a classifier", xticks=range(10))
     common.tidy(top, bottom)
-    common.draw_images(right.subplots(8, 12).flat, images[:96, 0], [""] * 96)
+    common.draw_images(right.subplots(8, DIGITS).flat, images[: 8 * DIGITS, 0], [""] * (8 * DIGITS))
     figure.savefig(path, dpi=120)
 
 
@@ -237,20 +259,22 @@ def main() -> None:
     options: argparse.Namespace = common.arguments(__doc__)
     digits = common.digits(options)
     judge = classifier(digits, options.quick, options.seed)
-    x = _scaled(digits.train[0])
+    x, y = _scaled(digits.train[0]), digits.train[1]
     epochs, samples = (1, 100) if options.quick else (EPOCHS, SAMPLES)
     if options.engine == "torch":
-        return common.hand_over(train_torch(x, judge, epochs, options.seed, samples))
-    draws, losses, seconds = train(x, epochs, options.seed)
-    noise = np.random.default_rng(options.seed + 1).standard_normal((samples, NOISE), np.float32)
-    images = ann.predict(draws, noise)
+        return common.hand_over(train_torch(x, y, judge, epochs, options.seed, samples))
+    draws, losses, seconds = train(x, y, epochs, options.seed)
+    labels = np.arange(samples) % DIGITS
+    images = ann.predict(draws, asked(labels, np.random.default_rng(options.seed + 1)))
     counts = verdict(judge, images)[1]
     print(f"of each class: {', '.join(map(str, counts))}")
+    right = ann.predict(judge, images).argmax(1) == labels
+    print(f"the digit that was asked for: {right.mean():.1%}")
     draw(options.out, digits.name, losses, images, counts)
     common.report(
         options,
         common.Outcome(score(judge, images), seconds),
-        what="DCGAN, by chained pullbacks of layers",
+        what="DCGAN told which digit to draw, by chained pullbacks",
         data=digits.name,
         measure=f"drawings that are a digit at {CONFIDENT:.0%}, all ten classes,",
         target=TARGET,

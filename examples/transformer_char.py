@@ -14,7 +14,7 @@ from arraynn.layers import GELU, Dropout, Embedding, Layer, LayerNorm, Linear, M
 
 TARGET = 1.75
 WIDTH, HEADS, BLOCKS, LENGTH, BATCH, DROP = 128, 4, 3, 128, 32, 0.1
-EPOCHS, RATE, WARMUP, CLIP = 10, 2e-3, 100, 1.0
+EPOCHS, RATE, WARMUP, CLIP = 8, 2e-3, 100, 1.0
 
 
 class Block(Layer):
