@@ -34,12 +34,12 @@ def films(images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Gen
     way = steps[:, None] * speed[:, None, None] * np.arange(FRAMES)[:, None]
     low, high = -way.min(1), room - way.max(1)
     places = np.rint(way + (low + rng.random((count, 2)) * (high - low))[:, None]).astype(int)
-    background = images.min()
-    made = np.full((count, 1, FRAMES, size, size), background, np.float32)
+    shown = images[chosen]
+    made = np.full((count, 1, FRAMES, size, size), shown.min(), np.float32)
     # every place in every frame at which a digit may lie, without a copy
     spots = np.lib.stride_tricks.sliding_window_view(made[:, 0], (digit, digit), (2, 3), writeable=True)
     film, frame = np.ogrid[:count, :FRAMES]
-    spots[film, frame, places[..., 0], places[..., 1]] = images[chosen][:, None]
+    spots[film, frame, places[..., 0], places[..., 1]] = shown[:, None]
     return made, 8 * labels[chosen] + direction
 
 
