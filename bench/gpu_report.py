@@ -283,6 +283,7 @@ def draw(results: Results, folder: Path) -> Path | None:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     columns = _columns(records)
     height = max(len(rows) for rows in columns)
@@ -305,6 +306,9 @@ def draw(results: Results, folder: Path) -> Path | None:
     )
     path = folder / f"{stem(results)}.png"
     figure.savefig(path)
+    with Image.open(path) as image:  # a few flat colours: a palette makes the file several times smaller
+        few = image.convert("RGB").quantize(32)
+    few.save(path, optimize=True)
     return path
 
 

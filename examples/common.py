@@ -278,6 +278,24 @@ def draw_history(axis: Any, history: ann.History, names: Sequence[str], title: s
     tidy(axis)
 
 
+def draw_returns(
+    path: object, title: str, lengths: Sequence[float], tests: Sequence[int], target: float, xlabel: str
+) -> None:
+    """Draw the returns of a game while learning, with their running mean if they are many, and afterwards."""
+    made = figure(title)
+    left, right = made.subplots(1, 2)
+    many = len(lengths) > 200
+    left.plot(lengths, color=COLORS[0], linewidth=0.7 if many else 1.5, alpha=0.5 if many else 1)
+    if many:
+        left.plot(np.convolve(lengths, np.ones(20) / 20, "valid"), color=COLORS[0], linewidth=2)
+    left.axhline(target, color="black", linestyle="--", linewidth=1)
+    left.set(title="Return while learning", xlabel=xlabel, ylim=(0, 510))
+    right.hist(tests, bins=25, range=(0, 500), color=COLORS[2])
+    right.set(title=f"Return of {len(tests)} episodes afterwards", xlabel="return")
+    tidy(left, right)
+    made.savefig(path, dpi=120)
+
+
 def draw_images(axes: Any, images: Any, titles: Sequence[str], wrong: Sequence[bool] | None = None) -> None:
     """Draw gray images with titles; those marked wrong in red."""
     for i, axis in enumerate(axes):

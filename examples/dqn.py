@@ -190,26 +190,12 @@ def run(learner, quick: bool, seed: int) -> tuple[list[int], list[int], common.O
     return lengths, found, common.Outcome(float(np.mean(found)), seconds)
 
 
-def draw(path: object, lengths: list[int], tests: list[int]) -> None:
-    figure = common.figure("Deep Q-learning on CartPole")
-    left, right = figure.subplots(1, 2)
-    left.plot(lengths, color=common.COLORS[0], linewidth=0.7, alpha=0.5)
-    if len(lengths) > 20:
-        left.plot(np.convolve(lengths, np.ones(20) / 20, "valid"), color=common.COLORS[0], linewidth=2)
-    left.axhline(TARGET, color="black", linestyle="--", linewidth=1)
-    left.set(title="Return while learning", xlabel="episode", ylim=(0, 510))
-    right.hist(tests, bins=25, range=(0, 500), color=common.COLORS[2])
-    right.set(title=f"Return of {len(tests)} episodes afterwards", xlabel="return")
-    common.tidy(left, right)
-    figure.savefig(path, dpi=120)
-
-
 def main() -> None:
     options = common.arguments(__doc__)
     if options.engine == "torch":
         return common.hand_over(run(torch_learner(options.seed), options.quick, options.seed)[2])
     lengths, found, outcome = run(Learner(options.seed), options.quick, options.seed)
-    draw(options.out, lengths, found)
+    common.draw_returns(options.out, "Deep Q-learning on CartPole", lengths, found, TARGET, "episode")
     common.report(
         options,
         outcome,

@@ -167,24 +167,12 @@ def run(learner, quick: bool, seed: int) -> tuple[list[float], list[int], common
     return lengths, found, common.Outcome(float(np.mean(found)), seconds)
 
 
-def draw(path: object, lengths: list[float], tests: list[int]) -> None:
-    figure = common.figure("REINFORCE on CartPole")
-    left, right = figure.subplots(1, 2)
-    left.plot(lengths, color=common.COLORS[0], linewidth=1.5)
-    left.axhline(TARGET, color="black", linestyle="--", linewidth=1)
-    left.set(title="Mean return while learning", xlabel="update", ylim=(0, 510))
-    right.hist(tests, bins=25, range=(0, 500), color=common.COLORS[2])
-    right.set(title=f"Return of {len(tests)} episodes afterwards", xlabel="return")
-    common.tidy(left, right)
-    figure.savefig(path, dpi=120)
-
-
 def main() -> None:
     options = common.arguments(__doc__)
     if options.engine == "torch":
         return common.hand_over(run(torch_learner(options.seed), options.quick, options.seed)[2])
     lengths, found, outcome = run(Learner(options.seed), options.quick, options.seed)
-    draw(options.out, lengths, found)
+    common.draw_returns(options.out, "REINFORCE on CartPole", lengths, found, TARGET, "update")
     common.report(
         options,
         outcome,

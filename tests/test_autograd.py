@@ -227,6 +227,24 @@ def cell_loss(name, options):
     return f
 
 
+def check_hessian(f, args, *, step, rtol, **bound):
+    """Check a Hessian-vector product against differences, and the gradient within it against the kernels."""
+    vector = [np.sin(1 + np.arange(a.size)).reshape(a.shape) for a in args]
+
+    def slope(args):
+        return sum(anp.sum(g * v) for g, v in zip(grad(f)(args), vector, strict=True))
+
+    found = grad(slope)(args)
+    ahead, behind = (grad(f)([a + by * v for a, v in zip(args, vector, strict=True)]) for by in (step, -step))
+    for h, a, b in zip(found, ahead, behind, strict=True):
+        expected = (a - b) / (2 * step)
+        np.testing.assert_allclose(h, expected, rtol=rtol, atol=1e-6 * (1 + np.abs(expected).max()))
+    through = []
+    grad(lambda args: sum(anp.sum(g) for g in keep(through, grad(f)(args))))(args)
+    for a, e in zip(through, grad(f)(args), strict=True):
+        assert_close(np.asarray(a), e, **bound)
+
+
 CELL_CALLS = [
     ("lstm_cell", 4, 4, False, {}),
     ("lstm_cell", 4, 0, False, {}),
@@ -247,20 +265,7 @@ def test_hessian_vector_products_through_cells(name, gates, arrays, peepholes, o
     args += [rand(rows), rand(rows)] if arrays else []
     args += [rand(3, 3)] if peepholes else []
     f = cell_loss(name, options)
-    vector = [np.sin(1 + np.arange(a.size)).reshape(a.shape) for a in args]
-
-    def slope(args):
-        return sum(anp.sum(g * v) for g, v in zip(grad(f)(args), vector, strict=True))
-
-    found, step = grad(slope)(args), 1e-5
-    ahead, behind = (grad(f)([a + by * v for a, v in zip(args, vector, strict=True)]) for by in (step, -step))
-    for h, a, b in zip(found, ahead, behind, strict=True):
-        expected = (a - b) / (2 * step)
-        np.testing.assert_allclose(h, expected, rtol=1e-5, atol=1e-6 * (1 + np.abs(expected).max()))
-    through = []
-    grad(lambda args: sum(anp.sum(g) for g in keep(through, grad(f)(args))))(args)
-    for a, e in zip(through, grad(f)(args), strict=True):
-        assert_close(np.asarray(a), e, terms=200)
+    check_hessian(f, args, step=1e-5, rtol=1e-5, terms=200)
 
 
 def keep(found, gradients):
@@ -319,20 +324,7 @@ def layer_loss(name, options):
 def test_hessian_vector_products_through_layers(name, arrays, options):
     """In input, states and weights at once, against differences of the kernels' gradient."""
     args, f = layer_arguments(name, arrays, options), layer_loss(name, options)
-    vector = [np.sin(1 + np.arange(a.size)).reshape(a.shape) for a in args]
-
-    def slope(args):
-        return sum(anp.sum(g * v) for g, v in zip(grad(f)(args), vector, strict=True))
-
-    found, step = grad(slope)(args), 1e-6
-    ahead, behind = (grad(f)([a + by * v for a, v in zip(args, vector, strict=True)]) for by in (step, -step))
-    for h, a, b in zip(found, ahead, behind, strict=True):
-        expected = (a - b) / (2 * step)
-        np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-6 * (1 + np.abs(expected).max()))
-    through = []
-    grad(lambda args: sum(anp.sum(g) for g in keep(through, grad(f)(args))))(args)
-    for a, e in zip(through, grad(f)(args), strict=True):
-        assert_close(np.asarray(a), e, terms=400, scale=10)
+    check_hessian(f, args, step=1e-6, rtol=1e-4, terms=400, scale=10)
 
 
 def test_second_derivatives_of_a_layer_without_a_batch_or_states():

@@ -44,6 +44,14 @@ def lstm(seed=0):
     )
 
 
+def interrupt_after(optimizer, steps):
+    """Send Ctrl-C after so many batches."""
+    if steps is None:
+        return
+    step, count = optimizer.step, iter(range(steps - 1))
+    optimizer.step = lambda: (step(), next(count, None) is None and os.kill(os.getpid(), signal.SIGINT))
+
+
 def train(make, path=None, stop_after=None, epochs=5, seed=0, **options):
     """Train anew, or on from `path`; send Ctrl-C after so many batches."""
     model = make(seed)
@@ -51,9 +59,7 @@ def train(make, path=None, stop_after=None, epochs=5, seed=0, **options):
     schedule = ann.optim.LinearWarmup(
         optimizer, 3, then=ann.optim.CosineAnnealingLR(optimizer, 20, every="step")
     )
-    if stop_after is not None:
-        step, count = optimizer.step, iter(range(stop_after - 1))
-        optimizer.step = lambda: (step(), next(count, None) is None and os.kill(os.getpid(), signal.SIGINT))
+    interrupt_after(optimizer, stop_after)
     history = ann.fit(
         model,
         ann.cross_entropy,
@@ -121,9 +127,7 @@ def batches(epoch):
 def train_on_a_stream(path=None, stop_after=None, epochs=6):
     model = normalized()
     optimizer = ann.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True)
-    if stop_after is not None:
-        step, count = optimizer.step, iter(range(stop_after - 1))
-        optimizer.step = lambda: (step(), next(count, None) is None and os.kill(os.getpid(), signal.SIGINT))
+    interrupt_after(optimizer, stop_after)
     history = ann.fit(
         model,
         ann.cross_entropy,

@@ -41,23 +41,16 @@ void micro(const Tile<T>& t) {
   });
 }
 
-template <class T>
-using Micro = void (*)(const Tile<T>&);
-
-template <class T, int NV, int... R>
-void run_micro(int rows, const Tile<T>& tile, std::integer_sequence<int, R...>) {
-  static constexpr Micro<T> table[] = {micro<T, R + 1, NV>...};
-  table[rows - 1](tile);
-}
-
 }  // namespace
 
 template <class T>
 void micro_kernel(int rows, const Tile<T>& tile) {
-  if (tile.cols <= lanes<T>)
-    run_micro<T, 1>(rows, tile, std::make_integer_sequence<int, MR>{});
-  else
-    run_micro<T, 2>(rows, tile, std::make_integer_sequence<int, MR>{});
+  with_constant<MR>(rows, [&](auto count) {
+    if (tile.cols <= lanes<T>)
+      micro<T, count, 1>(tile);
+    else
+      micro<T, count, 2>(tile);
+  });
 }
 template void micro_kernel(int, const Tile<float>&);
 template void micro_kernel(int, const Tile<double>&);

@@ -72,6 +72,8 @@ namespace {
 
 ARRAYNN_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 ARRAYNN_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+// The size of the parts that n is cut into as evenly as can be, at most `most`.
+ARRAYNN_INLINE int64_t even_part(int64_t n, int64_t most) { return ceil_div(n, ceil_div(n, most)); }
 
 // db[j] = sum over rows of dy[row][j], rows in order: a bias's gradient. A task owns some columns.
 template <class T>

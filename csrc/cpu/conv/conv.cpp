@@ -12,26 +12,35 @@ bool is_depthwise(const Gather<T>& g) {
   return g.in_c == 1 && g.groups > 1 && g.out_c <= 4;
 }
 
+// A function of the shape alone. A volume that was flattened is of one tap, so that Winograd does not ask for it.
+template <class T>
+Engine engine_of(const ConvParams& p, const Gather<T>& g) {
+  if (is_depthwise(g)) return Engine::depthwise;
+  if (takes_winograd(p, g)) return Engine::winograd;
+  if (takes_direct(g)) return Engine::direct;
+  return takes_planes(g) ? Engine::planes : Engine::product;
+}
+
 template <class T>
 int64_t gather_scratch(const Gather<T>& g) {
-  if (is_depthwise(g)) return gather_depthwise_scratch(g);
-  if (g.winograd) return gather_winograd_scratch(g);
-  if (g.direct) return gather_direct_scratch(g);
-  return g.planes ? gather_planes_scratch(g) : gather_gemm_scratch(g);
+  switch (g.engine) {
+    case Engine::depthwise: return gather_depthwise_scratch(g);
+    case Engine::winograd: return gather_winograd_scratch(g);
+    case Engine::direct: return gather_direct_scratch(g);
+    case Engine::planes: return gather_planes_scratch(g);
+    default: return gather_gemm_scratch(g);
+  }
 }
 
 template <class T>
 void run_gather(const Gather<T>& g, T* scratch) {
-  if (is_depthwise(g))
-    gather_depthwise(g, scratch);
-  else if (g.winograd)
-    gather_winograd(g, scratch);
-  else if (g.direct)
-    gather_direct(g, scratch);
-  else if (g.planes)
-    gather_planes(g, scratch);
-  else
-    gather_gemm(g, scratch);
+  switch (g.engine) {
+    case Engine::depthwise: return gather_depthwise(g, scratch);
+    case Engine::winograd: return gather_winograd(g, scratch);
+    case Engine::direct: return gather_direct(g, scratch);
+    case Engine::planes: return gather_planes(g, scratch);
+    default: return gather_gemm(g, scratch);
+  }
 }
 
 // The gathers below are made twice: with taps == nullptr they tell sizes alone, for the scratch.
@@ -97,10 +106,8 @@ Gather<T> forward_gather(const ConvParams& p, const T* input, const T* weight, c
   for_taps(p, [&](int64_t q, int64_t r, int64_t s, int64_t at) { add_tap(g, taps, {offset_of(p, q, r, s), at}); });
   g.taps = taps;
   g.taps_adjacent = taps_adjacent(p);
-  g.winograd = takes_winograd<T>(p, g.grid, g.in_c, g.out_c);
   flatten_volume(g);
-  g.direct = !g.winograd && takes_direct(g);
-  g.planes = !g.winograd && !g.direct && takes_planes(g);
+  g.engine = engine_of(p, g);
   return g;
 }
 
@@ -137,10 +144,8 @@ Gather<T> backward_gather(const ConvParams& p, const Triple& phase, const T* d_o
   });
   g.taps = taps;
   g.taps_adjacent = g.tap_count == tap_count(p) && taps_adjacent(p);
-  g.winograd = takes_winograd<T>(p, g.grid, g.in_c, g.out_c);
   flatten_volume(g);
-  g.direct = !g.winograd && takes_direct(g);
-  g.planes = !g.winograd && !g.direct && takes_planes(g);
+  g.engine = engine_of(p, g);
   return g;
 }
 
@@ -172,15 +177,21 @@ void backward_input(const ConvParams& p, const T* dy, const T* w, const T* bias,
 }
 
 template <class T>
+Engine weight_engine_of(const ConvParams& p) {
+  if (is_depthwise(p)) return Engine::depthwise;
+  if (takes_winograd_gradient<T>(p)) return Engine::winograd;
+  return takes_direct_gradient<T>(p) ? Engine::direct : Engine::product;
+}
+
+template <class T>
 void backward_weight(const ConvParams& p, const T* dy, const T* x, T* dw, void* scratch) {
-  if (is_depthwise(p))
-    weight_gradient_depthwise(p, dy, x, dw);
-  else if (takes_winograd_gradient<T>(p))
-    weight_gradient_winograd(p, dy, x, dw, static_cast<T*>(scratch));
-  else if (takes_direct_gradient<T>(p))
-    weight_gradient_direct(p, dy, x, dw, static_cast<T*>(scratch));
-  else
-    weight_gradient(p, dy, x, dw, static_cast<T*>(scratch));
+  T* elements = static_cast<T*>(scratch);
+  switch (weight_engine_of<T>(p)) {
+    case Engine::depthwise: return weight_gradient_depthwise(p, dy, x, dw);
+    case Engine::winograd: return weight_gradient_winograd(p, dy, x, dw, elements);
+    case Engine::direct: return weight_gradient_direct(p, dy, x, dw, elements);
+    default: return weight_gradient(p, dy, x, dw, elements);
+  }
 }
 
 template <class T>
@@ -199,12 +210,18 @@ size_t backward_input_bytes(const ConvParams& p) {
 }
 
 template <class T>
+int64_t backward_weight_elements(const ConvParams& p) {
+  switch (weight_engine_of<T>(p)) {
+    case Engine::depthwise: return 0;
+    case Engine::winograd: return weight_gradient_winograd_scratch<T>(p);
+    case Engine::direct: return weight_gradient_direct_scratch<T>(p);
+    default: return weight_gradient_scratch<T>(p);
+  }
+}
+
+template <class T>
 size_t backward_weight_bytes(const ConvParams& p) {
-  if (is_depthwise(p)) return 0;
-  int64_t elements = takes_winograd_gradient<T>(p) ? weight_gradient_winograd_scratch<T>(p)
-                     : takes_direct_gradient<T>(p) ? weight_gradient_direct_scratch<T>(p)
-                                                   : weight_gradient_scratch<T>(p);
-  return static_cast<size_t>(elements) * sizeof(T);
+  return static_cast<size_t>(backward_weight_elements<T>(p)) * sizeof(T);
 }
 
 // Channels-last images with a few channels per group have no vector of channels to work on: these

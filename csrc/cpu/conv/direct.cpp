@@ -28,8 +28,8 @@ struct Plan {
     panels = ceil_div(g.out_c, NR<T>);
     panel_elements = g.tap_count * g.in_c * NR<T>;
     reach = {g.high.d - g.low.d, g.high.h - g.low.h, g.high.w - g.low.w};
-    column_tasks = ceil_div(g.grid.w, most_columns);
-    columns = ceil_div(g.grid.w, column_tasks);
+    columns = even_part(g.grid.w, most_columns);
+    column_tasks = ceil_div(g.grid.w, columns);
     in_pixels = (columns - 1) * g.stride.w + reach.w + 1;
     line_step = round_up(in_pixels, V) * V;
     // as many rows as fit, the lines in a part of L2
@@ -115,29 +115,20 @@ void direct_tile(const Pixels<T>& p) {
   });
 }
 
-template <class T, int NV, int Stride, int... R>
-void run_tile(int rows, const Pixels<T>& p, std::integer_sequence<int, R...>) {
-  using Kernel = void (*)(const Pixels<T>&);
-  static constexpr Kernel table[] = {direct_tile<T, R + 1, NV, Stride>...};
-  table[rows - 1](p);
-}
-
 template <class T>
 void run_tile(int rows, int columns, int64_t stride, const Pixels<T>& p) {
-  constexpr auto all_rows = std::make_integer_sequence<int, MR>{};
-  auto of_stride = [&](auto nv) {
-    constexpr int NV = decltype(nv)::value;
-    if (stride == 1)
-      run_tile<T, NV, 1>(rows, p, all_rows);
-    else if (stride == 2)
-      run_tile<T, NV, 2>(rows, p, all_rows);
-    else
-      run_tile<T, NV, 0>(rows, p, all_rows);
-  };
-  if (columns <= lanes<T>)
-    of_stride(std::integral_constant<int, 1>{});
-  else
-    of_stride(std::integral_constant<int, 2>{});
+  with_constant<MR>(rows, [&](auto constant) {
+    constexpr int count = decltype(constant)::value;
+    auto of_width = [&](auto width) {
+      if (stride == 1)
+        direct_tile<T, count, width, 1>(p);
+      else if (stride == 2)
+        direct_tile<T, count, width, 2>(p);
+      else
+        direct_tile<T, count, width, 0>(p);
+    };
+    with_constant<2>(columns <= lanes<T> ? 1 : 2, of_width);
+  });
 }
 
 // ---- a task -------------------------------------------------------------------------------------------
@@ -191,7 +182,7 @@ void task_panel(const Gather<T>& g, const Plan<T>& plan, const Place& at, int64_
               bias,
               nullptr,
               half};
-  int64_t most = ceil_div(at.columns, ceil_div(at.columns, MR));  // as even as can be
+  int64_t most = even_part(at.columns, MR);
   for (int64_t row = 0; row < at.rows; ++row)
     for (int64_t col = 0; col < at.columns; col += most) {
       p.in = lines + row * g.stride.h * plan.line_step + col * g.stride.w * V;

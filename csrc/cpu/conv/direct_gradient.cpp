@@ -5,6 +5,7 @@
 // order at the end.
 //   x[slice][row][pixel][input channel], dy[row][pixel][output channel], sums[tap][output channel][input channel]
 #include "cpu/conv/lines.h"
+#include "cpu/conv/outer.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
 
@@ -27,12 +28,12 @@ struct Plan {
     in_c = p.in_channels / p.groups;
     out_c = p.out_channels / p.groups;
     if (p.batch * product(grid) * in_c * out_c * taps == 0) return;
-    blocks = ceil_div(out_c, most_outputs);
-    block = ceil_div(out_c, blocks);
+    block = even_part(out_c, most_outputs);
+    blocks = ceil_div(out_c, block);
     in_row = round_up(in_c, in_c <= lanes<T> ? lanes<T> : NR<T>);
     out_row = round_up(block, lanes<T>);
-    column_places = ceil_div(grid.w, most_columns);
-    columns = ceil_div(grid.w, column_places);
+    columns = even_part(grid.w, most_columns);
+    column_places = ceil_div(grid.w, columns);
     rows = std::clamp<int64_t>(most_pixels / columns, 1, grid.h);
     size();
     while (rows > 1 && buffer_elements() * static_cast<int64_t>(sizeof(T)) > 384 * 1024) {
@@ -59,49 +60,6 @@ struct Plan {
   int64_t buffer_elements() const { return round_up(in_elements() + rows * out_line(), 64); }
   int64_t sum_elements() const { return taps * block * in_row; }
 };
-
-// c[i][j] (+)= sum over rows and columns of dy[row][column][i] x[row][column][j].
-template <class T>
-struct Product {
-  int64_t rows, columns;
-  const T* dy;
-  int64_t dy_line, dy_pixel;
-  const T* x;
-  int64_t x_line, x_pixel;
-  T* c;
-  int64_t c_row;
-  bool accumulate;
-};
-
-template <class T, int Rows, int NV>
-void product(const Product<T>& p) {
-  constexpr int V = lanes<T>;
-  vec<T> acc[Rows][NV] = {};
-  for (int64_t row = 0; row < p.rows; ++row) {
-    const T *a = p.dy + row * p.dy_line, *b = p.x + row * p.x_line;
-    for (int64_t column = 0; column < p.columns; ++column, a += p.dy_pixel, b += p.x_pixel) {
-      vec<T> channels[NV];
-      static_for<NV>([&](auto j) ARRAYNN_LAMBDA { channels[j] = load(b + j * V); });
-      static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
-        vec<T> value = broadcast<T>(a[i]);
-        static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, channels[j], acc[i][j]); });
-      });
-    }
-  }
-  static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
-    static_for<NV>([&](auto j) ARRAYNN_LAMBDA {
-      T* c = p.c + i * p.c_row + j * V;
-      store(c, p.accumulate ? load(c) + acc[i][j] : acc[i][j]);
-    });
-  });
-}
-
-template <class T, int NV, int... R>
-void run_product(int rows, const Product<T>& p, std::integer_sequence<int, R...>) {
-  using Kernel = void (*)(const Product<T>&);
-  static constexpr Kernel table[] = {product<T, R + 1, NV>...};
-  table[rows - 1](p);
-}
 
 struct Place {
   int64_t image, slice, row, column, rows, columns;
@@ -155,32 +113,14 @@ void place_lines(const ConvParams& p, const Plan<T>& plan, const Place& at, int6
 template <class T>
 void add_products(const ConvParams& p, const Plan<T>& plan, const Place& at, int64_t outputs, const T* x, const T* dy,
                   bool accumulate, T* sums) {
-  int64_t most_rows = ceil_div(outputs, ceil_div(outputs, MR));  // as even as can be
   int64_t line = plan.in_pixels * plan.in_row;
   for (int64_t t = 0; t < plan.taps; ++t) {
     Triple o = offset_of(p, t);
-    const T* from =
-        x + (((o.d + p.d.before) * plan.in_rows + o.h + p.h.before) * plan.in_pixels + o.w + p.w.before) * plan.in_row;
-    for (int64_t j = 0; j < plan.in_c; j += NR<T>)
-      for (int64_t i = 0; i < outputs; i += most_rows) {
-        Product<T> product{at.rows,
-                           at.columns,
-                           dy + i,
-                           plan.out_line(),
-                           plan.out_row,
-                           from + j,
-                           plan.stride.h * line,
-                           plan.stride.w * plan.in_row,
-                           sums + (t * plan.block + i) * plan.in_row + j,
-                           plan.in_row,
-                           accumulate};
-        int rows = static_cast<int>(std::min(most_rows, outputs - i));
-        constexpr auto all_rows = std::make_integer_sequence<int, MR>{};
-        if (plan.in_c - j <= lanes<T>)
-          run_product<T, 1>(rows, product, all_rows);
-        else
-          run_product<T, 2>(rows, product, all_rows);
-      }
+    int64_t first = ((o.d + p.d.before) * plan.in_rows + o.h + p.h.before) * plan.in_pixels + o.w + p.w.before;
+    add_outer(
+        Outer<T>{at.rows, at.columns, dy, plan.out_line(), plan.out_row, x + first * plan.in_row, plan.stride.h * line,
+                 plan.stride.w * plan.in_row, sums + t * plan.block * plan.in_row, plan.in_row, accumulate},
+        outputs, plan.in_c);
   }
 }
 

@@ -99,12 +99,6 @@ void pixels(const Flat<T>& run) {
 }
 
 template <class T>
-void run_pixels(int outputs, const Flat<T>& run) {
-  static constexpr void (*table[])(const Flat<T>&) = {pixels<T, 1>, pixels<T, 2>, pixels<T, 3>, pixels<T, 4>};
-  table[outputs - 1](run);
-}
-
-template <class T>
 void copy_outputs(const Gather<T>& g, const Place& at, int64_t channel, const T* from, int64_t pitch) {
   const Strides& s = g.out_strides;
   T* to = g.out + at.image * s.n + channel * s.c + at.slice * s.d + at.row * s.h;
@@ -176,7 +170,7 @@ void gather_planes(const Gather<T>& g, T* scratch) {
                   out,
                   plan.outputs()};
       if (g.bias) std::copy_n(g.bias + first, outputs, run.bias);
-      run_pixels(outputs, run);
+      with_constant<most_outputs>(outputs, [&](auto count) { pixels<T, count>(run); });
       for (int o = 0; o < outputs; ++o) copy_outputs(g, at, first + o, out + o * plan.outputs(), plan.pitch);
     }
   });

@@ -27,6 +27,11 @@ struct Strides {  // of an array seen as n, c, d, h, w
   int64_t n, c, d, h, w;
 };
 
+// What computes a gather, or a weight gradient: depthwise.cpp; winograd.cpp and winograd_gradient.cpp; direct.cpp and
+// direct_gradient.cpp, with channels in the lanes; planes.cpp, with pixels in them; taps_gemm.cpp and
+// weight_gradient.cpp, as a matrix product.
+enum class Engine { depthwise, winograd, direct, planes, product };
+
 template <class T>
 struct Gather {
   Layout layout;
@@ -43,12 +48,9 @@ struct Gather {
   int64_t tap_count;
   Triple low, high;    // the least and the largest offsets
   bool taps_adjacent;  // tap t's weight lies t elements behind tap 0's
-  bool winograd, direct, planes;
+  Engine engine;
 };
 
-// The gather by Winograd's algorithm (winograd.cpp), as a direct convolution with channels (direct.cpp) or pixels
-// (planes.cpp) in the lanes, as a matrix product, pixels by channels (taps_gemm.cpp), or channel by channel where a
-// group has one input channel (depthwise.cpp).
 template <class T>
 void gather_gemm(const Gather<T>& g, T* scratch);
 template <class T>
@@ -70,19 +72,15 @@ void gather_depthwise(const Gather<T>& g, T* scratch);
 template <class T>
 int64_t gather_depthwise_scratch(const Gather<T>& g);
 
-// Whether Winograd's algorithm can compute the gather that gives `grid`, and is faster: a function of the shape
-// alone. Channels are those of one group.
+// Whether one of these can compute the gather, and is faster than a matrix product.
 template <class T>
-bool takes_winograd(const ConvParams& p, const Triple& grid, int64_t in_c, int64_t out_c);
-
-// Whether one of these suits the gather, which must be complete but for `taps`.
+bool takes_winograd(const ConvParams& p, const Gather<T>& g);
 template <class T>
 bool takes_direct(const Gather<T>& g);
 template <class T>
 bool takes_planes(const Gather<T>& g);
 
-// dw of a convolution: as a matrix product (weight_gradient.cpp), directly (direct_gradient.cpp), by Winograd's
-// algorithm (winograd_gradient.cpp), and of a depthwise one (depthwise.cpp).
+// dw of a convolution.
 template <class T>
 void weight_gradient(const ConvParams& p, const T* dy, const T* x, T* dw, T* scratch);
 template <class T>

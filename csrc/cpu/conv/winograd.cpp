@@ -33,14 +33,13 @@ struct Plan {
 
 // ---- the kernel's points -----------------------------------------------------------------------------
 
-// Where the nine weights lie, row by row, from that of tap 0.
+// Where the nine weights lie, row by row.
 template <class T>
 void weight_places(const Gather<T>& g, int64_t (&at)[9]) {
-  const Triple& a = g.taps[0].offset;
-  const Triple& z = g.taps[8].offset;
-  int64_t top = std::min(a.h, z.h), left = std::min(a.w, z.w);
-  for (int t = 0; t < 9; ++t)
-    at[(g.taps[t].offset.h - top) * tile_kernel + (g.taps[t].offset.w - left)] = g.taps[t].weight;
+  for (int t = 0; t < 9; ++t) {
+    const Triple& o = g.taps[t].offset;
+    at[(o.h - g.low.h) * tile_kernel + (o.w - g.low.w)] = g.taps[t].weight;
+  }
 }
 
 // u[point][channel][lane] of one vector of output channels, `channels` of them from `first` on.
@@ -97,14 +96,6 @@ void product(int64_t blocks, const T* a, int64_t a_step, const T* b, T* c) {
   });
 }
 
-template <class T, int NV, int... R>
-void run_product(int rows, int64_t blocks, const T* a, int64_t a_step, const T* b, T* c,
-                 std::integer_sequence<int, R...>) {
-  using Product = void (*)(int64_t, const T*, int64_t, const T*, T*);
-  static constexpr Product table[] = {product<T, R + 1, NV>...};
-  table[rows - 1](blocks, a, a_step, b, c);
-}
-
 // m at all points for a panel with `columns` output channels.
 template <class T>
 void products(const Plan<T>& plan, int64_t tiles, int columns, const T* v, const T* u, T* m) {
@@ -115,11 +106,13 @@ void products(const Plan<T>& plan, int64_t tiles, int columns, const T* v, const
       int rows = static_cast<int>(std::min<int64_t>(MR, tiles - tile));
       const T* a = v + point * plan.point_elements() + tile * V;
       T* c = m + (point * plan.per_task + tile) * NR<T>;
-      constexpr auto all_rows = std::make_integer_sequence<int, MR>{};
-      if (columns <= V)
-        run_product<T, 1>(rows, plan.in_blocks, a, plan.per_task * V, u + point * u_step, c, all_rows);
-      else
-        run_product<T, 2>(rows, plan.in_blocks, a, plan.per_task * V, u + point * u_step, c, all_rows);
+      const T* b = u + point * u_step;
+      with_constant<MR>(rows, [&](auto count) {
+        if (columns <= V)
+          product<T, count, 1>(plan.in_blocks, a, plan.per_task * V, b, c);
+        else
+          product<T, count, 2>(plan.in_blocks, a, plan.per_task * V, b, c);
+      });
     }
 }
 
@@ -128,14 +121,11 @@ void products(const Plan<T>& plan, int64_t tiles, int columns, const T* v, const
 template <class T>
 void input_points(const Gather<T>& g, const Plan<T>& plan, int64_t group, int64_t begin, int64_t end, T* lines, T* v) {
   constexpr int V = lanes<T>;
-  const Triple& a = g.taps[0].offset;
-  const Triple& z = g.taps[8].offset;
-  int64_t top = std::min(a.h, z.h), left = std::min(a.w, z.w);
   for (int64_t block = 0; block < plan.in_blocks; ++block, v += plan.per_task * V) {
     int64_t channel = group * g.in_c + block * V;
     int channels = static_cast<int>(std::min<int64_t>(V, g.in_c - block * V));
     Images<T> images{g.layout, g.in + channel * g.in_strides.c, channels, g.in_strides, g.size.h, g.size.w};
-    points_of<T, InputPoints>(images, plan.tiles, begin, end, top, left, lines, plan.line_step, v, V,
+    points_of<T, InputPoints>(images, plan.tiles, begin, end, g.low.h, g.low.w, lines, plan.line_step, v, V,
                               plan.point_elements());
   }
 }
@@ -205,18 +195,19 @@ template void gather_winograd(const Gather<double>&, double*);
 // Counted in products of one input and one output channel, of which the micro-kernel does a vector per
 // cycle: what the transforms and the kernel's own points cost was measured against it.
 template <class T>
-bool takes_winograd(const ConvParams& p, const Triple& grid, int64_t in_c, int64_t out_c) {
+bool takes_winograd(const ConvParams& p, const Gather<T>& g) {
   if (!is_winograd<T>(p)) return false;
-  int64_t kernel_elements = all_points * round_up(in_c, lanes<T>) * round_up(out_c, NR<T>);
+  int64_t kernel_elements = all_points * round_up(g.in_c, lanes<T>) * round_up(g.out_c, NR<T>);
   if (p.groups * kernel_elements * static_cast<int64_t>(sizeof(T)) > most_bytes) return false;
-  double in_padded = static_cast<double>(round_up(in_c, lanes<T>)) / static_cast<double>(in_c);
-  double out_padded = static_cast<double>(round_up(out_c, lanes<T>)) / static_cast<double>(out_c);
-  double pixels = static_cast<double>(p.batch * product(grid));
-  double tiles = static_cast<double>(tile_grid(p.batch, grid).count());
-  double per_tile = 42 * in_padded * out_padded + 340 / static_cast<double>(out_c) + 230 / static_cast<double>(in_c);
+  double in_padded = static_cast<double>(round_up(g.in_c, lanes<T>)) / static_cast<double>(g.in_c);
+  double out_padded = static_cast<double>(round_up(g.out_c, lanes<T>)) / static_cast<double>(g.out_c);
+  double pixels = static_cast<double>(p.batch * product(g.grid));
+  double tiles = static_cast<double>(tile_grid(p.batch, g.grid).count());
+  double per_tile =
+      42 * in_padded * out_padded + 340 / static_cast<double>(g.out_c) + 230 / static_cast<double>(g.in_c);
   return tiles * per_tile + 500 < 11 * pixels;
 }
-template bool takes_winograd<float>(const ConvParams&, const Triple&, int64_t, int64_t);
-template bool takes_winograd<double>(const ConvParams&, const Triple&, int64_t, int64_t);
+template bool takes_winograd(const ConvParams&, const Gather<float>&);
+template bool takes_winograd(const ConvParams&, const Gather<double>&);
 
 }  // namespace arraynn::cpu::ARRAYNN_ISA

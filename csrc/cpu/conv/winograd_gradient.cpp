@@ -4,6 +4,7 @@
 // goes through its chunk in parts: what it keeps of a part is
 //   v[point][tile][input channel], w[point][tile][output channel],
 // and at each point their product is added to du[point][output channel][input channel].
+#include "cpu/conv/outer.h"
 #include "cpu/conv/winograd.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
@@ -23,8 +24,8 @@ struct Plan {
   explicit Plan(const ConvParams& p) : tiles(tile_grid(p.batch, output_size(p))) {
     in_c = p.in_channels / p.groups;
     out_c = p.out_channels / p.groups;
-    blocks = std::max<int64_t>(1, ceil_div(out_c, most_outputs));
-    block = ceil_div(out_c, blocks);
+    block = even_part(out_c, most_outputs);
+    blocks = ceil_div(out_c, block);
     in_row = round_up(in_c, NR<T>);
     out_row = round_up(block, lanes<T>);
     // Chunks make tasks, and cost a du each.
@@ -34,7 +35,7 @@ struct Plan {
     if (wanted > 4) wanted = wanted / 4 * 4;
     chunk = ceil_div(tiles.count(), wanted);
     chunks = ceil_div(tiles.count(), chunk);
-    per_part = ceil_div(chunk, ceil_div(chunk, tiles_of_part));
+    per_part = even_part(chunk, tiles_of_part);
     line_step = line_elements<T>(std::min(per_part, tiles.wide));
   }
   int64_t du_elements() const { return all_points * block * in_row; }
@@ -44,67 +45,14 @@ struct Plan {
   }
 };
 
-// c[i][j] (+)= sum over tiles of a[tile][i] b[tile][j].
-template <class T>
-struct Product {
-  int64_t tiles;
-  const T* a;
-  int64_t a_step;
-  const T* b;
-  T* c;
-  int64_t row;  // of b and c
-  bool accumulate;
-};
-
-template <class T, int Rows, int NV>
-void product(const Product<T>& p) {
-  constexpr int V = lanes<T>;
-  vec<T> acc[Rows][NV] = {};
-  const T *a = p.a, *b = p.b;
-  for (int64_t tile = 0; tile < p.tiles; ++tile, a += p.a_step, b += p.row) {
-    vec<T> column[NV];
-    static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + j * V); });
-    static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
-      vec<T> value = broadcast<T>(a[i]);
-      static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
-    });
-  }
-  static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
-    static_for<NV>([&](auto j) ARRAYNN_LAMBDA {
-      T* c = p.c + i * p.row + j * V;
-      store(c, p.accumulate ? load(c) + acc[i][j] : acc[i][j]);
-    });
-  });
-}
-
-template <class T, int NV, int... R>
-void run_product(int rows, const Product<T>& p, std::integer_sequence<int, R...>) {
-  using Kernel = void (*)(const Product<T>&);
-  static constexpr Kernel table[] = {product<T, R + 1, NV>...};
-  table[rows - 1](p);
-}
-
 template <class T>
 void add_products(const Plan<T>& plan, int64_t tiles, int64_t channels, const T* v, const T* w, bool accumulate,
                   T* du) {
-  int64_t most_rows = ceil_div(channels, ceil_div(channels, MR));  // as even as can be
   for (int64_t point = 0; point < all_points; ++point)
-    for (int64_t j = 0; j < plan.in_c; j += NR<T>)
-      for (int64_t i = 0; i < channels; i += most_rows) {
-        int rows = static_cast<int>(std::min(most_rows, channels - i));
-        Product<T> p{tiles,
-                     w + point * plan.per_part * plan.out_row + i,
-                     plan.out_row,
-                     v + point * plan.per_part * plan.in_row + j,
-                     du + (point * plan.block + i) * plan.in_row + j,
-                     plan.in_row,
-                     accumulate};
-        constexpr auto all_rows = std::make_integer_sequence<int, MR>{};
-        if (plan.in_c - j <= lanes<T>)
-          run_product<T, 1>(rows, p, all_rows);
-        else
-          run_product<T, 2>(rows, p, all_rows);
-      }
+    add_outer(Outer<T>{1, tiles, w + point * plan.per_part * plan.out_row, 0, plan.out_row,
+                       v + point * plan.per_part * plan.in_row, 0, plan.in_row, du + point * plan.block * plan.in_row,
+                       plan.in_row, accumulate},
+              channels, plan.in_c);
 }
 
 // Some channels' points at tiles [begin, end), a vector of channels at a time: to[point][tile][channel].

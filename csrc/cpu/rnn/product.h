@@ -43,16 +43,9 @@ void product_rows(int64_t k, const T* state, int64_t row, const T* panel, T* til
   });
 }
 
-template <class T, int G, int... R>
-ARRAYNN_INLINE void product_(int rows, int64_t k, const T* state, int64_t row, const T* panel, T* tile,
-                             std::integer_sequence<int, R...>) {
-  using Product = void (*)(int64_t, const T*, int64_t, const T*, T*);
-  static constexpr Product table[] = {product_rows<T, G, R + 1>...};
-  table[rows - 1](k, state, row, panel, tile);
-}
 template <class T, int G>
 ARRAYNN_INLINE void product(int rows, int64_t k, const T* state, int64_t row, const T* panel, T* tile) {
-  product_<T, G>(rows, k, state, row, panel, tile, std::make_integer_sequence<int, row_block<G>>{});
+  with_constant<row_block<G>>(rows, [&](auto count) { product_rows<T, G, count>(k, state, row, panel, tile); });
 }
 
 // A step's work is blocks of hidden units times groups of rows. Each worker keeps a contiguous part,

@@ -64,6 +64,21 @@ ARRAYNN_INLINE void static_for(F&& f) {
 }
 #define ARRAYNN_LAMBDA __attribute__((always_inline))
 
+// f(n) for 1 <= n <= N with n as a constant.
+template <int N, class F>
+void call_with_(const F& f) {
+  f(std::integral_constant<int, N>{});
+}
+template <class F, int... I>
+ARRAYNN_INLINE void with_constant_(int n, const F& f, std::integer_sequence<int, I...>) {
+  static constexpr void (*calls[])(const F&) = {call_with_<I + 1, F>...};
+  calls[n - 1](f);
+}
+template <int N, class F>
+ARRAYNN_INLINE void with_constant(int n, const F& f) {
+  with_constant_(n, f, std::make_integer_sequence<int, N>{});
+}
+
 template <class T>
 ARRAYNN_INLINE vec<T> load(const T* p) {
   vec<T> v;

@@ -19,9 +19,8 @@ from ..reference._cells import GRU, LSTM, RNN
 from ..reference._extended import EPS, Extras, names_of
 from ._second import as_dtype, sigmoid
 
-Weights = dict[
-    str, Any
-]  # of one layer and direction, by the names of `names_of`; those left out are not there
+# Of one layer and direction, by the names of `names_of`; those left out are not there.
+Weights = dict[str, Any]
 States = tuple[Any, ...]
 Cell = Callable[[Any, States, Weights], States]
 
