@@ -41,6 +41,7 @@ def arguments(text: str, **more: Any) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="the picture (default: beside the example)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (%(default)s)")
     parser.add_argument("--engine", choices=("arraynn", "torch"), default="arraynn", help=argparse.SUPPRESS)
+    parser.add_argument("--in-turns", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--no-twin", action="store_true", help="do not train the same network in PyTorch")
     for name, default in more.items():
         parser.add_argument(
@@ -50,6 +51,12 @@ def arguments(text: str, **more: Any) -> argparse.Namespace:
     options.name = Path(sys.argv[0]).stem
     folder = Path(tempfile.gettempdir()) if options.quick else FOLDER
     options.out = options.out or folder / f"{options.name}.png"
+    options.twin = None
+    if options.in_turns:
+        Clock.after_epoch = _wait_for_turn
+    elif options.engine == "arraynn" and not (options.no_twin or options.quick):
+        options.twin = Twin()
+        Clock.after_epoch = options.twin.turn
     return options
 
 
@@ -70,15 +77,20 @@ def parameters(model: ann.layers.Layer) -> str:
 class Clock:
     """Seconds of the epochs of a run that it is a callback of."""
 
+    after_epoch: Callable[[], object] = staticmethod(lambda: None)  # not counted: here the twin has its turn
+
     def __init__(self) -> None:
-        self._ends = [time.perf_counter()]
+        self._epochs: list[float] = []
+        self._start = time.perf_counter()
 
     def __call__(self, *_: Any) -> None:
-        self._ends.append(time.perf_counter())
+        self._epochs.append(time.perf_counter() - self._start)
+        Clock.after_epoch()
+        self._start = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        return float(np.median(np.diff(self._ends)))
+        return float(np.median(self._epochs))
 
 
 # -- PyTorch --------------------------------------------------------------------------------
@@ -151,14 +163,65 @@ def hand_over(outcome: Outcome) -> None:
     print("twin " + json.dumps(outcome._asdict()), flush=True)
 
 
-def _twin() -> Outcome | None:
-    """Train the same network in PyTorch, in a process of its own: two thread pools disturb each other."""
-    if importlib.util.find_spec("torch") is None:
-        return None
-    command = [sys.executable, *sys.argv, "--engine", "torch"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    line = done.stdout.strip().splitlines()[-1]
-    return Outcome(**json.loads(line.removeprefix("twin ")))
+class Twin:
+    """The same network in PyTorch, trained in a process of its own: two thread pools disturb each other.
+
+    Both take turns, an epoch each, since a machine that others share has slow minutes.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._outcome: Outcome | None = None
+
+    def turn(self) -> None:
+        """Let it train for an epoch."""
+        if self._process is None:
+            self._start()
+        else:
+            self._tell("on")
+        self._wait(for_epoch=True)
+
+    def finish(self) -> Outcome | None:
+        """Return what came out, or None without PyTorch."""
+        if self._process is None:
+            self._start()
+        self._tell("to the end")
+        self._wait(for_epoch=False)
+        return self._outcome
+
+    def _start(self) -> None:
+        if importlib.util.find_spec("torch") is not None:
+            command = [sys.executable, *sys.argv, "--engine", "torch", "--in-turns"]
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def _tell(self, word: str) -> None:
+        if self._process and self._process.stdin and self._process.poll() is None:
+            print(word, file=self._process.stdin, flush=True)
+
+    def _wait(self, for_epoch: bool) -> None:
+        if self._process is None or self._process.stdout is None or self._outcome is not None:
+            return
+        for line in self._process.stdout:
+            if line.startswith("twin "):
+                self._outcome = Outcome(**json.loads(line.removeprefix("twin ")))
+            if for_epoch and line == _EPOCH_DONE + "\n":
+                return
+        if self._process.wait() or self._outcome is None:
+            raise RuntimeError("the network in PyTorch ended without a result")
+
+
+_EPOCH_DONE = "epoch done"
+
+
+def _wait_for_turn() -> None:
+    """Let the process that asked for the twin train for an epoch."""
+    print(_EPOCH_DONE, flush=True)
+    word = sys.stdin.readline().strip()
+    if word == "to the end":
+        Clock.after_epoch = lambda: None
+    elif not word:
+        sys.exit("the process that asked for this network is gone")
 
 
 # -- results --------------------------------------------------------------------------------
@@ -186,7 +249,7 @@ def report(
         f"{measure}: {outcome.score:{form}} (to reach: {target:{form}}{'' if reached else ', not reached'}), "
         f"{outcome.seconds:.2f} s per epoch"
     )
-    other = _twin() if twin and not (options.no_twin or options.quick) else None
+    other = options.twin.finish() if twin and options.twin else None
     if other:
         print(f"PyTorch: {other.score:{form}}, {other.seconds:.2f} s per epoch")
     print(f"picture: {options.out}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_results_go_into_the_table(run, monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
     common = importlib.import_module("common")
     monkeypatch.setattr(common, "FOLDER", tmp_path)
-    monkeypatch.setattr(common, "_twin", lambda: common.Outcome(0.98, 3.0))
+    monkeypatch.setattr(common.Twin, "finish", lambda _: common.Outcome(0.98, 3.0))
     (tmp_path / "README.md").write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
     monkeypatch.setattr(sys, "argv", ["mnist_mlp.py"])
     options = common.arguments("An example.")
@@ -81,3 +82,47 @@ def test_results_go_into_the_table(run, monkeypatch, tmp_path, capsys):
         assert text.startswith("before\n")
         assert text.endswith("\nafter\n")
         assert "old" not in text
+
+
+TURNS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+import common
+options = common.arguments("Two epochs.")
+clock = common.Clock()
+for _ in range({epochs} if options.engine == "torch" else 2):
+    with open({diary!r}, "a") as diary:
+        diary.write(options.engine[0])
+    clock()
+if options.engine == "torch":
+    if {epochs} == 0:
+        sys.exit(3)
+    common.hand_over(common.Outcome(0.5, clock.seconds))
+else:
+    with open({diary!r}, "a") as diary:
+        diary.write("|")
+    print(options.twin.finish())
+"""
+
+
+@pytest.mark.parametrize(("epochs", "diary"), [(2, "atat|"), (1, "ata|"), (4, "atat|tt")])
+def test_both_networks_take_turns(tmp_path, epochs, diary):
+    done = two_epochs(tmp_path, epochs)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Outcome(score=0.5")
+    assert (tmp_path / "diary").read_text() == diary
+
+
+def test_a_twin_that_fails_is_told(tmp_path):
+    done = two_epochs(tmp_path, 0)
+    assert done.returncode == 1
+    assert "ended without a result" in done.stderr
+
+
+def two_epochs(tmp_path, epochs):
+    """Run a made-up example of two epochs, in PyTorch of so many."""
+    text = TURNS.format(folder=str(FOLDER), diary=str(tmp_path / "diary"), epochs=epochs)
+    (tmp_path / "made_up.py").write_text(text)
+    command = [sys.executable, str(tmp_path / "made_up.py")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
