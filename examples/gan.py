@@ -117,7 +117,9 @@ def train(
                 optimizers[1].step()
                 # the same images again, before the discriminator that has learned from them
                 draws.zero_grad()
+                tells.requires_grad_(False)
                 loss, d_images = judged(tells, images, labels, 1.0, input_grad=True)
+                tells.requires_grad_(True)
                 draws.backward(d_images)
                 optimizers[0].step()
                 losses.append((right, loss))

@@ -180,6 +180,52 @@ def test_input_grad_false_reaches_through_layers_without_parameters():
     assert model.backward(draw(2, 2)).shape == x.shape
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (layers.Linear(3, 4, dtype=np.float64), (5, 3)),
+        (layers.BatchNorm1d(3, dtype=np.float64), (5, 3)),
+        (layers.LSTM(3, 4, dtype=np.float64), (6, 5, 3)),
+        (layers.GRUCell(3, 4, dtype=np.float64), (5, 3)),
+        (layers.MultiheadAttention(4, 2, dtype=np.float64), (6, 5, 4)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, layers.Layer) else "",
+)
+def test_a_frozen_layer_passes_the_input_gradient_alone(layer, shape):
+    x = np.random.default_rng(0).standard_normal(shape)
+
+    def back():
+        layer.zero_grad()
+        out = layer(x)
+        dy = (np.ones_like(out[0]), None) if isinstance(out, tuple) else np.ones_like(out)
+        found = layer.backward(dy)
+        return found[0] if isinstance(found, tuple) else found
+
+    expected = back()
+    assert all(p.grad is not None for p in layer.parameters())
+    assert layer.requires_grad_(False) is layer
+    np.testing.assert_array_equal(back(), expected)
+    assert all(p.grad is None for p in layer.parameters())
+    names = [name for name, _ in layer.named_parameters()]
+    first = getattr(layer, names[0])
+    first.requires_grad = True  # one alone learns again
+    np.testing.assert_array_equal(back(), expected)
+    assert [p.grad is None for p in layer.parameters()] == [False] + [True] * (len(names) - 1)
+
+
+def test_sequential_goes_back_to_the_first_layer_that_learns():
+    model = layers.Sequential(layers.Linear(3, 4), layers.ReLU(), layers.Linear(4, 2))
+    model[0].requires_grad_(False)
+    optimizer = ann.optim.Adam(model.parameters(), 0.1)
+    before = model.state_dict()
+    y = model(np.ones((5, 3), np.float32), input_grad=False)
+    assert not model[2].input_grad
+    assert model.backward(np.ones_like(y)) is None
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
+    assert changed == {"2.weight", "2.bias"}
+
+
 def test_gradients_add_up_until_zero_grad():
     layer, x, dy = layers.Linear(3, 2, **F64), draw(4, 3), draw(4, 2)
     layer(x)

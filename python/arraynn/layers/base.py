@@ -22,21 +22,24 @@ class Parameter:
         The values. Optimizers and `Layer.load_state_dict` write into this array.
     grad : ndarray or None
         The gradient added up since `Layer.zero_grad`; None before the first.
+    requires_grad : bool
+        False freezes the parameter: calls from then on compute no gradient for it, and optimizers leave it.
     """
 
-    __slots__ = ("data", "grad")
+    __slots__ = ("data", "grad", "requires_grad")
 
     def __init__(self, data: NDArray[Any]) -> None:
         self.data = data
         self.grad: NDArray[Any] | None = None
+        self.requires_grad = True
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.data.shape
 
     def accumulate(self, gradient: NDArray[Any] | None) -> None:
-        """Add `gradient` to `grad`. The first one becomes `grad` itself, without a copy."""
-        if gradient is None:
+        """Add `gradient` to `grad`, unless frozen. The first one becomes `grad` itself, without a copy."""
+        if gradient is None or not self.requires_grad:
             return
         if self.grad is None:
             self.grad = gradient
@@ -123,10 +126,16 @@ class Layer:
         if not self.training:
             self._pullback = None
             return op(*args, **options)
-        names = differentiable(op, options)
-        wrt = names if self.input_grad else tuple(name for name in names if name != "input")
+        wrt = tuple(name for name in differentiable(op, options) if self._wants(name))
         out, self._pullback = vjp(op, *args, wrt=wrt, **options)
         return out
+
+    def _wants(self, name: str) -> bool:
+        """Return whether the gradient of the op's argument `name` is of use."""
+        if name == "input":
+            return self.input_grad
+        parameter = getattr(self, name, None)
+        return not isinstance(parameter, Parameter) or parameter.requires_grad
 
     def _take_pullback(self) -> Callable[[Any], tuple[Any, ...]]:
         """Hand over the pullback and forget it, so that what it saved is freed with it."""
@@ -166,6 +175,15 @@ class Layer:
     def parameters(self) -> Iterator[Parameter]:
         """Yield the parameters of the layer and its sub-layers."""
         return (parameter for _, parameter in self.named_parameters())
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze all parameters (False), or let them learn again; see `Parameter.requires_grad`."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def _learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""

@@ -120,8 +120,13 @@ class _Recurrent(Layer):
         """Return what the op takes besides."""
         return {}
 
+    def _wants(self, name: str) -> bool:
+        return self._learns() if name == "params" else super()._wants(name)
+
     def backward(self, dy: Any) -> Any:
         dx, dhx, gradients = self._take_pullback()(dy)
+        if gradients is None:  # all parameters are frozen
+            gradients = [None] * len(self._names)
         for name, gradient in zip(self._names, gradients, strict=True):
             getattr(self, name).accumulate(gradient)
         return (dx, dhx) if self._with_hx else dx

@@ -42,14 +42,14 @@ class Sequential(Layer):
         needed = self.input_grad
         for layer in self:
             x = layer(x, input_grad=needed)
-            # what comes out depends on parameters from the first layer that has some
-            needed = needed or next(layer.parameters(), None) is not None
+            # what comes out depends on what is learned from the first layer that learns
+            needed = needed or layer._learns()
         return x
 
     def backward(self, dy: Any) -> Any:
         for layer in reversed(self._layers.values()):
             dy = layer.backward(dy)
-            if not layer.input_grad:  # no layer before this one has a parameter
+            if not layer.input_grad:  # no layer before this one learns
                 break
         return dy if self.input_grad else None
 
