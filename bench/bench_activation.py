@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
 from peers import Call, Engine, tensor
 
@@ -99,6 +100,7 @@ def _case(op: str, *shape: int, training: bool = False, overhead: bool = False) 
             engines["numpy"] = _numpy(op)
         elif op in ("sigmoid", "softmax", "log_softmax"):
             engines["scipy"] = _scipy(op)
+    engines["jax"] = lambda i: xla.engine(xla.elementwise(op), (i.x,), training=training, cotangent=i.dy)
     kind = f"{'overhead ' if overhead else ''}{'training ' if training else ''}"
     group = "softmax" if _arguments(op) else "activation"
     return Case(

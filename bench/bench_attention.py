@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
 from peers import Call, Engine, tensor
 
@@ -69,6 +70,9 @@ def _case(
     engines: dict[str, Callable[[Inputs], Call | Engine]] = {"torch": _torch(causal, training)}
     if not training and not causal:
         engines["numpy"] = _numpy
+    engines["jax"] = lambda i: xla.engine(
+        xla.attention(causal), (i.q, i.k, i.v), training=training, cotangent=i.dy
+    )
     kind = "overhead " if overhead else "training " if training else ""
     pairs = batch * heads * queries * (keys if not causal else (keys + 1) / 2)
     size = float(batch * heads * (queries + keys) * depth)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
-from peers import Call, tensor
+from peers import Call, Engine, tensor
 
 GROUPS = 32
 
@@ -51,6 +52,15 @@ def _torch(op: str, batch: bool, training: bool) -> Callable[[Inputs], Call]:
     return build
 
 
+def _xla(op: str, batch: bool, training: bool) -> Callable[[Inputs], Engine]:
+    def build(i: Inputs) -> Engine:
+        function = xla.channel_norm(batch, GROUPS if op == "group_norm" else 0)
+        fixed = () if batch else i.running
+        return xla.engine(function, (i.x, *i.affine), fixed, training=training, cotangent=i.dy)
+
+    return build
+
+
 def _case(
     op: str,
     *shape: int,
@@ -69,6 +79,9 @@ def _case(
         running = (rng.normal(shape[1]), rng.normal(shape[1]) ** 2 + 0.5) if op == "batch_norm" else ()
         return Inputs(array(), running, (rng.normal(shape[1]), rng.normal(shape[1])), array())
 
+    engines: dict[str, Callable[[Inputs], Call | Engine]] = {"torch": _torch(op, batch, training)}
+    if not last:
+        engines["jax"] = _xla(op, batch, training)
     kind = f"{'overhead ' if overhead else ''}{'training ' if training else 'of the batch ' if batch else ''}"
     return Case(
         name=f"{op} {kind}{'x'.join(map(str, shape))}{' channels-last' if last else ''}",
@@ -77,7 +90,7 @@ def _case(
         op=op,
         make=make,
         ours=_ours(op, batch, training),
-        peers={"torch": _torch(op, batch, training)},
+        peers=engines,
         flops=0.0,
         # backward reads dy and x and writes dx
         elements=float(np.prod(shape)) * (5 if training else 2),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
 from peers import Call, Engine, tensor
 
@@ -152,6 +153,29 @@ def _ort(conv: Conv, nhwc: bool) -> Callable[[Inputs], Engine]:
     return build
 
 
+def _xla(conv: Conv, training: bool, nhwc: bool) -> Callable[[Inputs], Engine]:
+    def arranged(x: np.ndarray) -> np.ndarray:
+        return x.transpose(0, 2, 3, 1) if nhwc else x
+
+    def ours(results: list[np.ndarray]) -> list[np.ndarray]:
+        return [x.transpose(0, 3, 1, 2) if nhwc and k < 2 else x for k, x in enumerate(results)]  # y, dx
+
+    def build(i: Inputs) -> Engine:
+        function = xla.convolution(
+            conv.dimensions,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            transposed=conv.transposed,
+            channels_last=nhwc,
+        )
+        leaves = (arranged(i.x), i.w, i.b)
+        return xla.engine(function, leaves, training=training, cotangent=arranged(i.dy), post=ours)
+
+    return build
+
+
 def _case(
     what: str, conv: Conv, *, group: str, training: bool = False, nhwc: bool = False, overhead: bool = False
 ) -> Case:
@@ -161,6 +185,8 @@ def _case(
         engines["torch channels-last"] = _torch(conv, training, True)
     if not training:
         engines["onnxruntime"] = _ort(conv, nhwc)
+    if conv.groups == 1:  # XLA's grouped convolutions take 40 times as long, their gradients seconds
+        engines["jax"] = _xla(conv, training, nhwc)
     x, w, y = conv.traffic
     return Case(
         name=f"{conv.op} {kind}{what} {'x'.join(map(str, conv.shape))}->{conv.out_channels}",
@@ -192,11 +218,16 @@ _LAYERS: dict[str, list[tuple[str, Conv]]] = {
         ("1x1", Conv((8, 256, 56, 56), 64, 1)),
         ("1x1", Conv((8, 64, 56, 56), 256, 1)),
         ("1x1", Conv((8, 1024, 14, 14), 256, 1)),
+        ("1x1", Conv((1, 512, 28, 28), 128, 1)),
+        ("1x1/2", Conv((8, 256, 56, 56), 512, 1, 2)),
         ("3x3/2", Conv((8, 128, 56, 56), 128, 3, 2, 1)),
         ("7x7/2", Conv((8, 3, 224, 224), 64, 7, 2, 3)),
         ("5x5", Conv((8, 64, 28, 28), 64, 5, padding=2)),
         ("3x3 dilated", Conv((8, 64, 28, 28), 64, 3, padding=2, dilation=2)),
         ("3x3 depthwise", Conv((8, 128, 56, 56), 128, 3, padding=1, groups=128)),
+        ("5x5 depthwise", Conv((8, 96, 28, 28), 96, 5, padding=2, groups=96)),
+        ("3x3/2 depthwise", Conv((8, 128, 56, 56), 128, 3, 2, 1, groups=128)),
+        ("3x3 depthwise x2", Conv((8, 64, 56, 56), 128, 3, padding=1, groups=64)),
         ("3x3 32 groups", Conv((8, 128, 28, 28), 128, 3, padding=1, groups=32)),
         ("k5", Conv((16, 64, 1000), 64, 5, padding=2)),
         ("k3 short", Conv((64, 32, 50), 32, 3, padding=1)),
@@ -210,6 +241,8 @@ _LAYERS: dict[str, list[tuple[str, Conv]]] = {
         ("1x1", Conv((8, 256, 56, 56), 64, 1)),
         ("3x3/2", Conv((8, 128, 56, 56), 128, 3, 2, 1)),
         ("3x3 depthwise", Conv((8, 128, 56, 56), 128, 3, padding=1, groups=128)),
+        ("3x3 depthwise x2", Conv((8, 64, 56, 56), 128, 3, padding=1, groups=64)),
+        ("7x7/2", Conv((8, 3, 224, 224), 64, 7, 2, 3)),
     ],
     "conv training": [
         ("3x3", Conv((8, 64, 56, 56), 64, 3, padding=1)),
@@ -218,7 +251,12 @@ _LAYERS: dict[str, list[tuple[str, Conv]]] = {
         ("1x1", Conv((8, 256, 56, 56), 64, 1)),
         ("3x3/2", Conv((8, 128, 56, 56), 128, 3, 2, 1)),
         ("3x3 depthwise", Conv((8, 128, 56, 56), 128, 3, padding=1, groups=128)),
+        ("3x3 depthwise x2", Conv((8, 64, 56, 56), 128, 3, padding=1, groups=64)),
+        ("3x3 32 groups", Conv((8, 128, 28, 28), 128, 3, padding=1, groups=32)),
+        ("5x5 digits", Conv((128, 16, 14, 14), 32, 5, padding=2)),
+        ("7x7/2", Conv((8, 3, 224, 224), 64, 7, 2, 3)),
         ("k5", Conv((16, 64, 1000), 64, 5, padding=2)),
+        ("k3 short", Conv((64, 32, 50), 32, 3, padding=1)),
         ("3x3x3", Conv((1, 32, 8, 28, 28), 32, 3, padding=1)),
         ("4x4/2", Conv((4, 64, 16, 16), 32, 4, 2, 1, transposed=True)),
     ],
@@ -233,6 +271,8 @@ def cases() -> list[Case]:
         for what, conv in layers
     ]
     image = Conv((8, 64, 56, 56), 64, 3, padding=1)
-    found.append(_case("3x3", image, group="conv training", training=True, nhwc=True))
+    depthwise = Conv((8, 128, 56, 56), 128, 3, padding=1, groups=128)
+    for what, conv in (("3x3", image), ("3x3 depthwise", depthwise), ("1x1", Conv((8, 256, 56, 56), 64, 1))):
+        found.append(_case(what, conv, group="conv training", training=True, nhwc=True))
     found.append(_case("3x3", Conv((1, 1, 4, 4), 1, 3, padding=1), group="overhead", overhead=True))
     return found

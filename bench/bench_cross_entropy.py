@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
 from peers import Call, Engine, tensor
 
@@ -69,6 +70,9 @@ def _case(*shape: int, smoothing: float = 0.0, training: bool = False, overhead:
     engines: dict[str, Callable[[Inputs], Call | Engine]] = {"torch": _torch(op, options, training)}
     if not training and not smoothing:
         engines |= {"onnxruntime": _ort, "scipy": _scipy}
+    engines["jax"] = lambda i: xla.engine(
+        xla.cross_entropy(smoothing), (i.logits,), (i.target,), training=training
+    )
     kind = f"{'overhead ' if overhead else ''}{'training ' if training else ''}"
     size = float(np.prod(shape))
     return Case(
@@ -98,7 +102,10 @@ def _nll(rows: int, classes: int, *, training: bool = False) -> Case:
         op="nll_loss",
         make=make,
         ours=_ours("nll_loss", {}, training),
-        peers={"torch": _torch("nll_loss", {}, training)},
+        peers={
+            "torch": _torch("nll_loss", {}, training),
+            "jax": lambda i: xla.engine(xla.nll_loss, (i.logits,), (i.target,), training=training),
+        },
         flops=0.0,
         elements=rows * (classes if training else min(classes, 16)),  # the gradient, or lines of 64 bytes
         index_bytes=8.0 * rows,
@@ -149,7 +156,12 @@ def _linear(rows: int, features: int, classes: int, *, training: bool = False) -
         op="linear_cross_entropy",
         make=make,
         ours=_linear_ours(training),
-        peers={"torch": _linear_torch(training)},
+        peers={
+            "torch": _linear_torch(training),
+            "jax": lambda i: xla.engine(
+                xla.linear_cross_entropy, (i.x, i.weight), (i.target,), training=training
+            ),
+        },
         flops=(6.0 if training else 2.0) * rows * features * classes,
         elements=float(features * (rows + classes)) * (2 if training else 1),
         index_bytes=8.0 * rows,

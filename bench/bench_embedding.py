@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
 from peers import Call, Engine, tensor
 
@@ -58,6 +59,9 @@ def _case(tokens: int, rows: int, width: int, training: bool) -> Case:
     if not training:
         engines["onnxruntime"] = _ort
         engines["numpy"] = lambda i: lambda: i.weight[i.index]
+    engines["jax"] = lambda i: xla.engine(
+        lambda weight, index: weight[index], (i.weight,), (i.index,), training=training, cotangent=i.dy
+    )
     return Case(
         name=f"embedding {'training ' if training else ''}{tokens} of {rows}x{width}",
         family="embedding",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
 from peers import Call, Engine, tensor
 
@@ -71,6 +72,7 @@ def _case(
     engines: dict[str, Callable[[Inputs], Call | Engine]] = {"torch": _torch(training)}
     if not training:
         engines |= {"onnxruntime": _ort, "numpy": _numpy}
+    engines["jax"] = lambda i: xla.engine(xla.linear, (i.x, i.w, i.b), training=training, cotangent=i.dy)
     kind = "overhead " if overhead else "training " if training else "" if bias else "gemm "
     x, w, y = rows * inner, columns * inner, rows * columns
     return Case(
@@ -96,9 +98,12 @@ def cases() -> list[Case]:
         _case(1, 1024, 1024),
         _case(8, 4096, 1024),
         _case(128, 784, 128),
+        _case(4096, 64, 64),
+        _case(32, 768, 3072),
         _case(1024, 1024, 1024, bias=False),
         _case(2048, 512, 2048, bias=False),
         _case(64, 1024, 1024, training=True),
         _case(128, 784, 128, training=True),
+        _case(512, 512, 2048, training=True),
         _case(1, 4, 4, overhead=True),
     ]

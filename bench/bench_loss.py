@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
 from peers import Call, tensor
 
@@ -72,6 +73,7 @@ def _case(op: str, rows: int, columns: int, *, training: bool = False) -> Case:
     engines: dict[str, Any] = {"torch": _torch(op, training)}
     if op == "mse_loss":
         engines["numpy"] = _numpy(training)
+    engines["jax"] = lambda i: xla.engine(xla.loss(op), (i.x,), (i.target,), training=training)
     return Case(
         name=f"{op} {'training ' if training else ''}{rows}x{columns}",
         family="loss",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
 from peers import Call, tensor
 
@@ -217,12 +218,14 @@ def cases() -> list[Case]:
         "torch": _torch_adam(),
         "torch foreach": _torch_adam(foreach=True),
         "torch fused": _torch_adam(fused=True),
+        "jax": lambda i: xla.optimizer("adam", i.params, i.grads, {"lr": _LR, "betas": _BETAS, "eps": _EPS}),
         "numpy": _numpy_adam,
     }
     sgd = {
         "torch": _torch_sgd(),
         "torch foreach": _torch_sgd(foreach=True),
         "torch fused": _torch_sgd(fused=True),
+        "jax": lambda i: xla.optimizer("sgd", i.params, i.grads, {"lr": _LR, "momentum": _MOMENTUM}),
     }
     modes: dict[str, dict[str, bool]] = {"torch": {}, "torch foreach": {"foreach": True}}
     rmsprop = {mode: _torch_optimizer("RMSprop", **option) for mode, option in modes.items()}

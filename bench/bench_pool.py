@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
 from peers import Call, Engine, tensor
 
@@ -76,6 +77,15 @@ def _ort(onnx: tuple[str, dict[str, Any]]) -> Callable[[Inputs], Engine]:
     return lambda i: peers.ort([(op, "x", "y", attributes)], {"x": i.x}, {})
 
 
+def _xla(pool: Pool, training: bool) -> Callable[[Inputs], Engine]:
+    def build(i: Inputs) -> Engine:
+        window, stride, padding = (*pool.arguments, *(pool.arguments[0], 0)[len(pool.arguments) - 1 :])
+        function = xla.pooling(pool.op[:3], len(pool.shape) - 2, window, stride, padding)
+        return xla.engine(function, (i.x,), training=training, cotangent=i.dy)
+
+    return build
+
+
 def _case(what: str, pool: Pool, *, training: bool = False, nhwc: bool = False) -> Case:
     engines: dict[str, Callable[[Inputs], Call | Engine]] = {
         "torch": _torch(pool, training, False),
@@ -85,6 +95,8 @@ def _case(what: str, pool: Pool, *, training: bool = False, nhwc: bool = False) 
         del engines["torch channels-last"]  # the input is channels-last already, or has no such name
     if not nhwc and not training and pool.onnx:
         engines["onnxruntime"] = _ort(pool.onnx)
+    if not nhwc and not pool.op.startswith("adaptive"):
+        engines["jax"] = _xla(pool, training)
     x, y = float(np.prod(pool.shape)), float(np.prod(pool.out_shape))
     kind = f"{'nhwc ' if nhwc else ''}{'training ' if training else ''}"
     return Case(

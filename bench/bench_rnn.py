@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
 from peers import Call, Engine, tensor
 
@@ -183,6 +184,14 @@ def _torch(net: Net, training: bool) -> Callable[[Inputs], Call]:
     return build
 
 
+def _xla(net: Net, training: bool) -> Callable[[Inputs], Engine]:
+    def build(i: Inputs) -> Engine:
+        function = xla.recurrent(net.kind, net.layers, net.directions)
+        return xla.engine(function, (i.x, *i.params), training=training, cotangent=i.dy)
+
+    return build
+
+
 def _layer(net: Net, *, training: bool = False) -> Case:
     def make(rng: Random) -> Inputs:
         x = rng.normal(net.steps, net.batch, net.inputs)
@@ -191,6 +200,8 @@ def _layer(net: Net, *, training: bool = False) -> Case:
     engines: dict[str, Callable[[Inputs], Call | Engine]] = {"torch": _torch(net, training)}
     if not training and not net.projection:  # which ONNX has not
         engines["onnxruntime"] = _ort(net)
+    if not net.projection:
+        engines["jax"] = _xla(net, training)
     words = [net.kind, *(["training"] if training else [])]
     words.append(f"T{net.steps} N{net.batch} I{net.inputs} H{net.hidden}")
     words += [f"P{net.projection}"] * (net.projection > 0)
@@ -256,10 +267,83 @@ def _cell(kind: str, batch: int, inputs: int, hidden: int, *, overhead: bool = F
         op=f"{kind}_cell",
         make=make,
         ours=_ours_cell(net),
-        peers={"torch": _torch_cell(net), "onnxruntime": _ort_cell(net)},
+        peers={
+            "torch": _torch_cell(net),
+            "onnxruntime": _ort_cell(net),
+            "jax": lambda i: xla.engine(xla.cell_with_input(kind), (i.x, *i.state, *i.params)),
+        },
         flops=net.flops,
         elements=x + w + 2 * states * y,
         overhead=overhead,
+    )
+
+
+# Cells in a loop over time, with their gradients
+
+
+def _ours_unrolled(net: Net) -> Callable[[Inputs], Call]:
+    def build(i: Inputs) -> Call:
+        x, params, dy = i
+        zeros = np.zeros((net.batch, net.hidden), x.dtype)
+
+        def step() -> Any:
+            state, outs, pullbacks = (zeros, zeros), [], []
+            for xt in x:
+                state, pullback = ann.vjp(ann.lstm_cell, xt, state, *params)
+                outs.append(state[0])
+                pullbacks.append(pullback)
+            dh, dc = np.zeros_like(zeros), np.zeros_like(zeros)
+            dparams = [np.zeros_like(p) for p in params]
+            for pullback, dout in zip(reversed(pullbacks), dy[::-1], strict=True):
+                _, (dh, dc), *more = pullback((dh + dout, dc))
+                for total, part in zip(dparams, more, strict=True):
+                    total += part
+            return outs[-1], dparams
+
+        return step
+
+    return build
+
+
+def _torch_unrolled(net: Net) -> Callable[[Inputs], Call]:
+    def build(i: Inputs) -> Call:
+        torch = peers.torch
+        x, dy = tensor(i.x), tensor(i.dy)
+        module = torch.nn.LSTMCell(net.inputs, net.hidden, dtype=x.dtype)
+        with torch.no_grad():
+            for parameter, value in zip(module.parameters(), i.params, strict=True):
+                parameter.copy_(tensor(value))
+        params = list(module.parameters())
+
+        def step() -> Any:
+            state, outs = None, []
+            for xt in x:
+                state = module(xt, state)
+                outs.append(state[0])
+            return outs[-1].detach(), torch.autograd.grad(torch.stack(outs), params, dy)
+
+        return step
+
+    return build
+
+
+def _unrolled(net: Net) -> Case:
+    def make(rng: Random) -> Inputs:
+        x = rng.normal(net.steps, net.batch, net.inputs)
+        return Inputs(x, _params(net, rng), rng.normal(net.steps, net.batch, net.hidden))
+
+    x, w, y = net.traffic
+    return Case(
+        name=f"lstm_cell training in a loop T{net.steps} N{net.batch} I{net.inputs} H{net.hidden}",
+        family="rnn",
+        group="cell",
+        op="lstm_cell",
+        make=make,
+        ours=_ours_unrolled(net),
+        peers={"torch": _torch_unrolled(net)},
+        flops=3 * net.flops,
+        elements=3 * (x + w) + 2 * y,
+        training=True,
     )
 
 
@@ -278,6 +362,7 @@ def cases() -> list[Case]:
         _layer(Net("lstm", *speech, projection=64)),
         *(_layer(Net("gru", *size)) for size in (speech, rows, stream, wide)),
         _layer(Net("gru", *speech, directions=2)),
+        *(_layer(Net(kind, 1, 1, 128, 128)) for kind in ("lstm", "gru")),
         *(_layer(Net("rnn", *size)) for size in (speech, stream)),
         _layer(Net("lstm", *speech), training=True),
         _layer(Net("lstm", *rows, layers=2), training=True),
@@ -287,5 +372,6 @@ def cases() -> list[Case]:
         _layer(Net("gru", *rows), training=True),
         _layer(Net("gru", *stream), training=True),
         _layer(Net("rnn", *speech), training=True),
+        *(_unrolled(Net("lstm", 20, batch, 64, 64)) for batch in (1, 32)),
         _cell("lstm", 1, 4, 4, overhead=True),
     ]

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import arraynn as ann
 import numpy as np
 import peers
+import xla
 from harness import Case, Random
-from peers import Call, tensor
+from peers import Call, Engine, tensor
 
 
 class Inputs(NamedTuple):
@@ -47,6 +48,11 @@ def _torch(op: str, training: bool) -> Callable[[Inputs], Call]:
     return build
 
 
+def _xla(op: str, training: bool) -> Callable[[Inputs], Engine]:
+    function = xla.rms_norm if op == "rms_norm" else xla.layer_norm
+    return lambda i: xla.engine(function, (i.x, *i.affine), training=training, cotangent=i.dy)
+
+
 def _case(op: str, *shape: int, training: bool = False, overhead: bool = False) -> Case:
     def make(rng: Random) -> Inputs:
         affine = tuple(rng.normal(shape[-1]) for _ in range(1 if op == "rms_norm" else 2))
@@ -60,7 +66,7 @@ def _case(op: str, *shape: int, training: bool = False, overhead: bool = False) 
         op=op,
         make=make,
         ours=_ours(op, training),
-        peers={"torch": _torch(op, training)},
+        peers={"torch": _torch(op, training), "jax": _xla(op, training)},
         flops=0.0,
         # backward reads dy and x and writes dx
         elements=float(np.prod(shape)) * (5 if training else 2),

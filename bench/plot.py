@@ -1,4 +1,4 @@
-"""Draws how many times as long the peers take as arraynn: a chart per family, and one of all groups."""
+"""Draws the times of the peers over ours, by family and in all, and how far from the roof we are."""
 
 from __future__ import annotations
 
@@ -14,9 +14,26 @@ _COLORS = {
     "torch foreach": "#eba583",
     "torch fused": "#f4cfbb",
     "onnxruntime": "#4a7a9c",
+    "jax": "#8f6bb0",
     "numpy": "#8a9a5b",
     "scipy": "#b3bf8c",
 }
+_FAMILY_COLORS = (
+    "#d1603d",
+    "#4a7a9c",
+    "#8a9a5b",
+    "#8f6bb0",
+    "#e0a030",
+    "#4f9a94",
+    "#b0506e",
+    "#7a6a53",
+    "#2b5fa8",
+    "#c2b13c",
+    "#6c8f3a",
+    "#a8a8a8",
+    "#c77fb5",
+    "#333333",
+)
 _INK, _FAINT = "#2b2b2b", "#dddddd"
 
 
@@ -31,7 +48,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
         _chart(family, [r for r in records if r["family"] == family], results["machine"], folder)
         for family in families
     ]
-    return [_overview(records, results["machine"], folder), *charts]
+    return [_overview(records, results["machine"], folder), _roofline(results, folder), *charts]
 
 
 def _machine(machine: dict[str, Any]) -> str:
@@ -96,6 +113,53 @@ def _overview(records: list[dict[str, Any]], machine: dict[str, Any], folder: Pa
     handles = [Patch(color=color, label=f"against {name}") for name, (_, color) in against.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     path = folder / "overview.png"
+    figure.savefig(path)
+    return path
+
+
+def _roofline(results: dict[str, Any], folder: Path) -> Path:
+    """Draw what each case reaches below the FMA peak and the copy bandwidth."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    machine = results["machine"]
+    peak = machine["peak_gflops"]
+    copy = {float(size): speed for size, speed in machine["copy_gb_per_s"].items()}
+    records = [r for r in results["cases"] if "ms" in r and not r["overhead"]]
+    figure = Figure(figsize=(11, 4.8), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    families = dict.fromkeys(r["family"] for r in records)
+    colors = dict(zip(families, _FAMILY_COLORS, strict=False))
+    for record in records:
+        dot = {"color": colors[record["family"]], "s": 22, "alpha": 0.85, "linewidths": 0}
+        if record["flops"]:
+            intensity = record["flops"] / record["bytes"]
+            left.scatter(intensity, record["flops"] / record["ms"] / 1e6, **dot)
+        else:
+            right.scatter(record["bytes"], record["bytes"] / record["ms"] / 1e6, **dot)
+    for family, color in colors.items():
+        left.scatter([], [], color=color, s=22, label=family)
+    reach = [0.05, 2000.0]
+    for (size, speed), style in zip(copy.items(), (":", "-.", "--", "-"), strict=True):
+        xs = [reach[0], peak / speed, reach[1]]
+        left.plot(xs, [min(peak, x * speed) for x in xs], style, color=_INK, linewidth=1)
+        label = f"copy in {size / 2**20:.0f} MiB"
+        right.axhline(speed, linestyle=style, color=_INK, linewidth=1, label=label)
+    left.set(xlabel="floating-point operations per byte", ylabel="GFLOP/s", xlim=reach)
+    left.set_title("Products, below the FMA peak and the bandwidths", loc="left", fontsize=10)
+    right.set(xlabel="bytes that must move", ylabel="GB/s")
+    right.set_title("Memory-bound ops, and what a copy reaches", loc="left", fontsize=10)
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.grid(color=_FAINT, linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    right.legend(frameon=False, fontsize=7)
+    figure.legend(loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+    figure.suptitle(_machine(machine), fontsize=10)
+    path = folder / "roofline.png"
     figure.savefig(path)
     return path
 

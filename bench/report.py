@@ -35,7 +35,7 @@ def _cpu_model() -> str:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in ("arraynn", "numpy", "scipy", "torch", "onnxruntime"):
+    for name in ("arraynn", "numpy", "scipy", "torch", "onnxruntime", "jax", "jaxlib"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

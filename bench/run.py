@@ -24,6 +24,7 @@ FAMILIES = (
     "attention",
     "embedding",
     "optimizer",
+    "network",
 )
 
 
@@ -34,7 +35,7 @@ def _usable_cores() -> int:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
-        description="Time arraynn beside PyTorch, ONNX Runtime, NumPy and SciPy."
+        description="Time arraynn beside PyTorch, ONNX Runtime, XLA, NumPy and SciPy."
     )
     parser.add_argument(
         "--case", action="append", metavar="SUBSTRING", help="only cases whose name has it; repeatable"
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # libraries read these when they are loaded
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ARRAYNN_NUM_THREADS"):
         os.environ[name] = str(options.threads)
+    os.environ["NPROC"] = str(options.threads)  # the same of XLA
     if options.isa:
         os.environ["ARRAYNN_ISA"] = options.isa
     harness, report = import_module("harness"), import_module("report")

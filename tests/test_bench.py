@@ -24,7 +24,7 @@ report = importlib.import_module("report")
 run = importlib.import_module("run")
 
 CASES = [case for family in run.FAMILIES for case in importlib.import_module(f"bench_{family}").cases()]
-SMALL = [case for case in CASES if case.flops <= 1e9 and case.elements <= 8e6]
+SMALL = [case for case in CASES if case.flops <= 1.2e9 and case.elements <= 8e6]
 SHORT = harness.Settings(rounds=3, fewest_rounds=3, block=0.0, warm=0.0, budget=0.0)
 ROOF = harness.Roof(gflops=100.0, copy=((1e6, 50.0), (1e9, 10.0)))
 

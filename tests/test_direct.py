@@ -37,21 +37,35 @@ FEW = [  # output channels, so that lanes are pixels
     ((2, 8, 12, 15), (6, 4, 3, 3), dict(padding=2, dilation=2, groups=2)),
     ((2, 70, 64, 64), (3, 70, 3, 3), dict(padding=1)),  # several tasks of an image
 ]
+THIN = [  # groups of so few channels that little is computed with a pixel
+    ((2, 17, 9, 13), (17, 1, 3, 3), dict(padding=1, groups=17)),
+    ((2, 32, 11, 40), (32, 1, 5, 3), dict(padding=(2, 1), groups=32, stride=2)),
+    ((1, 16, 8, 50), (16, 1, 2, 4), dict(groups=16, stride=(1, 3), dilation=(3, 2))),
+    ((3, 5, 7, 7), (10, 1, 7, 7), dict(padding=3, groups=5)),  # two outputs of each input
+    ((2, 6, 6, 9), (3, 2, 3, 3), dict(padding=2, groups=3)),  # and two inputs of each output
+    ((1, 6, 12, 10), (6, 2, 3, 2), dict(groups=3, stride=2, dilation=2)),
+    ((2, 33, 6, 5), (33, 1, 1, 1), dict(groups=33)),
+    ((1, 8, 3, 4), (8, 1, 9, 9), dict(padding=4, groups=8)),  # pixels that are mostly padding
+    ((1, 4, 90, 130), (4, 1, 3, 3), dict(padding=1, groups=4)),  # several tasks of an image
+    ((65, 16, 4, 4), (16, 1, 2, 2), dict(groups=16, stride=3)),
+]
 VOLUMES = [
     ((2, 16, 5, 7, 9), (18, 16, 3, 3, 3), dict(stride=2, padding=1)),
     ((1, 17, 4, 6, 8), (16, 17, 2, 3, 2), dict(padding=(3, 1, 0))),  # slices wholly outside
     ((1, 16, 9, 8, 8), (16, 16, 3, 2, 2), dict(dilation=(2, 1, 1))),
     ((2, 4, 5, 6, 7), (3, 4, 2, 3, 3), dict(padding=1)),
+    ((2, 17, 5, 6, 7), (17, 1, 3, 2, 3), dict(padding=1, stride=(2, 1, 2), groups=17)),
 ]
 SIGNALS = [
     ((3, 20, 205), (35, 20, 5), dict(padding=2)),
     ((1, 16, 97), (16, 16, 9), dict(stride=2)),
     ((20, 16), (16, 20, 3), dict(padding=1)),  # no batch
+    ((2, 18, 300), (18, 1, 31), dict(padding=15, groups=18)),
 ]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
-@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + FEW + VOLUMES + SIGNALS, ids=str)
+@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + FEW + THIN + VOLUMES + SIGNALS, ids=str)
 def test_edges(shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any], dtype: Any) -> None:
     axes = len(kernel) - 2
     x, w, b = values(shape, dtype, 1), values(kernel, dtype, 2), values(kernel[:1], dtype, 3)
@@ -61,7 +75,7 @@ def test_edges(shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[st
         check(f"conv{axes}d", channels_last(x, axes), w, b, **options)
 
 
-@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + VOLUMES[::2], ids=str)
+@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + THIN + VOLUMES[::2], ids=str)
 def test_transposed(shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any]) -> None:
     axes, groups = len(kernel) - 2, options.get("groups", 1)
     channels = (kernel[0] // groups, kernel[1] * groups)
@@ -95,12 +109,15 @@ def test_transposed_to_few_channels(out: int, stride: int) -> None:
         check("conv_transpose2d", x, w, b, stride=stride, padding=1)
 
 
-@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + FEW + VOLUMES, ids=str)
+@pytest.mark.parametrize(("shape", "kernel", "options"), SHAPES + FEW + THIN + VOLUMES, ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
 def test_same_bits_for_any_number_of_threads(
-    shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any]
+    shape: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any], last: bool
 ) -> None:
     op = getattr(ann, f"conv{len(kernel) - 2}d")
     x, w = values(shape, np.float32, 1), values(kernel, np.float32, 2)
+    if last:
+        x = channels_last(x, len(kernel) - 2)
     before, results = ann.get_num_threads(), []
     try:
         for threads in (1, 2, 7):
@@ -111,3 +128,23 @@ def test_same_bits_for_any_number_of_threads(
         ann.set_num_threads(before)
     for other in results[1:]:
         assert_same_bits(other, results[0])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
+def test_depthwise_infinity_reaches_what_sees_it(last: bool, stride: int) -> None:
+    """Pixels behind a row's end, which vectors read too, must not."""
+    x, w = values((2, 16, 6, 17), np.float32, 1), values((16, 1, 3, 3), np.float32, 2)
+    x[:, :, 3, 0] = np.inf
+    if last:
+        x = channels_last(x, 2)
+    options = dict(stride=stride, padding=1, groups=16)
+    y, pullback = ann.vjp(ann.conv2d, x, w, **options)
+    reference = ann.reference.conv2d(x, w, **options)
+    np.testing.assert_array_equal(np.isfinite(y), np.isfinite(reference))
+    dy = np.zeros_like(y)
+    dy[..., -1] = 1  # these outputs see finite pixels alone
+    _, dw, _ = pullback(dy)
+    with np.errstate(invalid="ignore"):  # zero times infinity, where a tap meets it
+        _, expected, _ = ann.vjp(ann.reference.conv2d, x, w, **options)[1](dy)
+    assert np.isfinite(dw[np.isfinite(expected)]).all()

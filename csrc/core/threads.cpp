@@ -9,6 +9,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "core/float_mode.h"
+
 namespace arraynn {
 
 namespace {
@@ -137,8 +139,10 @@ void run_tasks(int64_t count, Task task, void* context) {
     return;
   }
   Shares shares(count, threads);
+  FloatMode mode = float_mode();
 #pragma omp parallel num_threads(threads)
   {
+    WithFloatMode callers(mode);
     int worker = omp_get_thread_num();
     for (int64_t i; (i = shares.take(worker)) >= 0;) task(context, i, worker);
   }
@@ -151,8 +155,10 @@ void run_team(int limit, Member member, void* context) {
     return;
   }
   Team shared{0, {}, {}};
+  FloatMode mode = float_mode();
 #pragma omp parallel num_threads(threads)
   {
+    WithFloatMode callers(mode);
     int worker = omp_get_thread_num(), workers = omp_get_num_threads();
     if (worker == 0) shared.size = workers;
 #pragma omp barrier

@@ -81,6 +81,10 @@ class Arguments {
   void run(const F& f) const {
     home_.run(f);
   }
+  template <class F>
+  void run_flushed(const F& f) const {
+    home_.run_flushed(f);
+  }
 
  private:
   struct Operand {

@@ -65,7 +65,7 @@ py::object forward(py::handle query, py::handle key, py::handle value, py::handl
   if (saving) b.saved = args.view_of(rows).data;
   if (!kept.is_none()) b.wide_output = args.view_of(kept).data;
   Workspace scratch = args.workspace(attention_forward_scratch(p));
-  args.run([&] { attention_forward(p, b, scratch.data()); });
+  args.run_flushed([&] { attention_forward(p, b, scratch.data()); });
   if (saving && kept.is_none()) kept = output.memory();
   return py::make_tuple(output.finish(), kept, rows);
 }
@@ -114,7 +114,7 @@ py::object backward(py::handle cotangent, py::handle query, py::handle key, py::
   py::object dk = gradient(want_key, p.keys, p.depth, &b.d_key);
   py::object dv = gradient(want_value, p.keys, p.value_depth, &b.d_value);
   Workspace scratch = args.workspace(attention_backward_scratch(p));
-  args.run([&] { attention_backward(p, b, scratch.data()); });
+  args.run_flushed([&] { attention_backward(p, b, scratch.data()); });
   return py::make_tuple(dq, dk, dv);
 }
 

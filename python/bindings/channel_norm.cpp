@@ -30,7 +30,7 @@ py::tuple forward(Arguments& args, const ChannelNormParams& p, size_t x, size_t 
                           static_cast<Statistics*>(saving ? args.data_of(saved) : kept.data()),
                           running_mean,
                           running_var};
-  args.run([&] { channel_norm_forward(p, call, scratch.data()); });
+  args.run_flushed([&] { channel_norm_forward(p, call, scratch.data()); });
   args.write_back();
   return py::make_tuple(y.finish(), saved);
 }
@@ -89,7 +89,7 @@ struct Gradients {
     ChannelNormBackward call{
         args[dy].data,    args[x].data,     args[w].data,    static_cast<const Statistics*>(args.view_of(saved).data),
         args.data_of(dx), args.data_of(dw), args.data_of(db)};
-    args.run([&] { channel_norm_backward(p, call, scratch.data()); });
+    args.run_flushed([&] { channel_norm_backward(p, call, scratch.data()); });
     return py::make_tuple(dx, dw, db);
   }
 };

@@ -57,7 +57,7 @@ py::object forward(const char* op, int dims, py::handle input, py::handle weight
   args.make_contiguous(b);
   Output y(args, out, p.output_shape, p.ndim, layout);
   Workspace scratch = args.workspace(conv_forward_scratch(p));
-  args.run([&] { conv_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, scratch.data()); });
+  args.run_flushed([&] { conv_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, scratch.data()); });
   return y.finish();
 }
 
@@ -83,7 +83,7 @@ py::object backward(const char* op, int dims, py::handle cotangent, py::handle i
   Workspace scratch = args.workspace(
       std::max({want_input ? conv_backward_input_scratch(p) : 0, want_weight ? conv_backward_weight_scratch(p) : 0,
                 want_bias ? conv_backward_bias_scratch(p) : 0}));
-  args.run([&] {
+  args.run_flushed([&] {
     if (want_input) conv_backward_input(p, args[dy].data, args[w].data, dx_view.data, scratch.data());
     if (want_weight) conv_backward_weight(p, args[dy].data, args[x].data, dw_view.data, scratch.data());
     if (want_bias) conv_backward_bias(p, args[dy].data, db_view.data, scratch.data());

@@ -164,14 +164,14 @@ struct LinearCall {
 py::tuple linear_forward(const Logits& given, const Options& options, const Wanted& wanted, py::handle out) {
   LinearCall call(given, options, wanted);
   Output y(call.args, out, call.p.loss.output_shape, call.p.loss.ndim);
-  call.args.run(
+  call.args.run_flushed(
       [&] { linear_cross_entropy_forward(call.p, call.inputs(), y.view().data, call.d, call.scratch->data()); });
   return py::make_tuple(y.finish(), call.gradients[0], call.gradients[1], call.gradients[2]);
 }
 
 py::tuple linear_backward(py::handle cotangent, const Logits& given, const Options& options, const Wanted& wanted) {
   LinearCall call(given, options, wanted, cotangent);
-  call.args.run([&] {
+  call.args.run_flushed([&] {
     linear_cross_entropy_backward(call.p, call.inputs(), call.args[call.dy].data, call.d, call.scratch->data());
   });
   return py::make_tuple(call.gradients[0], call.gradients[1], call.gradients[2]);

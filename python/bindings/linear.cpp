@@ -16,7 +16,7 @@ py::object forward(py::handle input, py::handle weight, py::handle bias, py::han
   args.make_contiguous(b);
   Output y(args, out, p.output_shape, p.ndim);
   Workspace scratch = args.workspace(linear_scratch(p));
-  args.run([&] { linear_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, scratch.data()); });
+  args.run_flushed([&] { linear_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, scratch.data()); });
   return y.finish();
 }
 
@@ -38,7 +38,7 @@ py::object backward(py::handle cotangent, py::handle input, py::handle weight, b
   Array dx_view = want_input ? args.view_of(dx) : Array{}, dw_view = want_weight ? args.view_of(dw) : Array{},
         db_view = want_bias ? args.view_of(db) : Array{};
   Workspace scratch = args.workspace(linear_scratch(p));
-  args.run([&] {
+  args.run_flushed([&] {
     if (want_input) linear_backward_input(p, args[dy].data, args[w].data, dx_view.data, scratch.data());
     linear_backward_weight(p, args[dy].data, args[x].data, dw_view.data, db_view.data, scratch.data());
   });

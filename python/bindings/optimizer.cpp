@@ -250,7 +250,7 @@ void adam(py::object params, py::object grads, py::object exp_avgs, py::object e
                                 {"amsgrad_maxes", amsgrad_maxes, true, true}});
   AdamParams p =
       adam_params({tensors.table.place, step, lr, beta1, beta2, eps, weight_decay, decoupled, grad_scale, l1});
-  tensors.home().run([&] { adam_step(p, tensors.table); });
+  tensors.home().run_flushed([&] { adam_step(p, tensors.table); });
   tensors.write_back();
 }
 
@@ -261,7 +261,7 @@ void sgd(py::object params, py::object grads, py::object momentum_buffers, doubl
       {{"params", params, true}, {"grads", grads, false}, {"momentum_buffers", momentum_buffers, momentum != 0, true}});
   SgdParams p{tensors.table.place, lr, momentum, dampening, weight_decay, nesterov, l1};
   check_sgd(p, !momentum_buffers.is_none());
-  tensors.home().run([&] { sgd_step(p, tensors.table); });
+  tensors.home().run_flushed([&] { sgd_step(p, tensors.table); });
   tensors.write_back();
 }
 
@@ -275,7 +275,7 @@ void rmsprop(py::object params, py::object grads, py::object square_avgs, py::ob
                                    {"grad_avgs", grad_avgs, true, true}});
   RmspropParams p{tensors.table.place, lr, alpha, eps, momentum, weight_decay, l1};
   check_rmsprop(p, !momentum_buffers.is_none());
-  tensors.home().run([&] { rmsprop_step(p, tensors.table); });
+  tensors.home().run_flushed([&] { rmsprop_step(p, tensors.table); });
   tensors.write_back();
 }
 
@@ -284,7 +284,7 @@ void adagrad(py::object params, py::object grads, py::object state_sums, int64_t
   Tensors tensors("adagrad_step",
                   {{"params", params, true}, {"grads", grads, false}, {"state_sums", state_sums, true}});
   AdagradParams p = adagrad_params(tensors.table.place, step, lr, lr_decay, eps, weight_decay, l1);
-  tensors.home().run([&] { adagrad_step(p, tensors.table); });
+  tensors.home().run_flushed([&] { adagrad_step(p, tensors.table); });
   tensors.write_back();
 }
 

@@ -168,7 +168,7 @@ py::object forward(const Options& o, py::handle input, py::handle h, py::handle 
   Workspace scratch = args.workspace(rnn_scratch(p, false));
   void *to = args.data_of(output), *to_h = args.data_of(h_n), *to_c = args.data_of(c_n),
        *to_saved = args.data_of(saved);
-  args.run([&] {
+  args.run_flushed([&] {
     rnn_forward(p, args[call.x].data, call.pointers.data(), args[call.h].data, args[call.c].data, to, to_h, to_c,
                 to_saved, scratch.data());
   });
@@ -201,7 +201,7 @@ py::object backward(const Options& o, py::handle input, const py::sequence& para
   }
   Workspace scratch = args.workspace(rnn_scratch(p, true));
   void *to = args.data_of(dx), *to_h = args.data_of(dh0), *to_c = args.data_of(dc0), *from = args.data_of(saved);
-  args.run([&] {
+  args.run_flushed([&] {
     rnn_backward(p, args[call.x].data, call.pointers.data(), from, cotangents[dy].data, cotangents[dh].data,
                  cotangents[dc].data, to, to_h, to_c, targets.data(), scratch.data());
   });
@@ -253,7 +253,7 @@ py::object one_state_cell(const Options& o, py::handle input, py::handle h, cons
   }
   Workspace scratch = args.workspace(rnn_scratch(p, false));
   void *to_h = args.data_of(h_n), *to_saved = args.data_of(saved);
-  args.run([&] {
+  args.run_flushed([&] {
     rnn_forward(p, args[call.x].data, call.pointers.data(), state.data, nullptr, result.view().data, to_h, nullptr,
                 to_saved, scratch.data());
   });

@@ -35,7 +35,7 @@ py::tuple forward(const char* op, py::handle input, const Shape& shape, py::hand
     saved = args.empty(DType::uint8, &bytes, 1);
   }
   auto* statistics = saving ? static_cast<Statistics*>(args.view_of(saved).data) : nullptr;
-  args.run([&] { row_norm_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, statistics); });
+  args.run_flushed([&] { row_norm_forward(p, args[x].data, args[w].data, args[b].data, y.view().data, statistics); });
   return py::make_tuple(y.finish(), saved);
 }
 
@@ -58,7 +58,7 @@ py::tuple backward(const char* op, py::handle cotangent, py::handle input, const
   void *to_x = args.data_of(dx), *to_w = args.data_of(dw), *to_b = args.data_of(db);
   auto* statistics = static_cast<const Statistics*>(args.view_of(saved).data);
   Workspace scratch = args.workspace(want_weight || want_bias ? row_norm_scratch(p) : 0);
-  args.run([&] {
+  args.run_flushed([&] {
     row_norm_backward(p, args[dy].data, args[x].data, args[w].data, statistics, to_x, to_w, to_b, scratch.data());
   });
   return py::make_tuple(dx, dw, db);

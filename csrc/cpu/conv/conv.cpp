@@ -7,15 +7,10 @@ namespace {
 
 size_t tap_bytes(const ConvParams& p) { return (static_cast<size_t>(tap_count(p)) * sizeof(Tap) + 63) / 64 * 64; }
 
-template <class T>
-bool is_depthwise(const Gather<T>& g) {
-  return g.in_c == 1 && g.groups > 1 && g.out_c <= 4;
-}
-
 // A function of the shape alone. A volume that was flattened is of one tap, so that Winograd does not ask for it.
 template <class T>
 Engine engine_of(const ConvParams& p, const Gather<T>& g) {
-  if (is_depthwise(g)) return Engine::depthwise;
+  if (is_depthwise(g) && g.layout == Layout::channels_last) return Engine::depthwise;
   if (takes_winograd(p, g)) return Engine::winograd;
   if (takes_direct(g)) return Engine::direct;
   return takes_planes(g) ? Engine::planes : Engine::product;
@@ -163,8 +158,6 @@ T* after_taps(const ConvParams& p, void* scratch) {
   return reinterpret_cast<T*>(static_cast<char*>(scratch) + tap_bytes(p));
 }
 
-bool is_depthwise(const ConvParams& p) { return p.in_channels == p.groups && p.groups > 1; }
-
 template <class T>
 void forward(const ConvParams& p, const T* x, const T* w, const T* bias, T* y, void* scratch) {
   run_gather(forward_gather(p, x, w, bias, y, static_cast<Tap*>(scratch)), after_taps<T>(p, scratch));
@@ -176,18 +169,24 @@ void backward_input(const ConvParams& p, const T* dy, const T* w, const T* bias,
              [&](const Gather<T>& g) { run_gather(g, after_taps<T>(p, scratch)); });
 }
 
+// The gather whose weights' gradient is asked for.
+template <class T>
+Gather<T> weight_gather(const ConvParams& p, const T* x, void* scratch) {
+  return forward_gather<T>(p, x, nullptr, nullptr, nullptr, static_cast<Tap*>(scratch));
+}
+
 template <class T>
 Engine weight_engine_of(const ConvParams& p) {
-  if (is_depthwise(p)) return Engine::depthwise;
+  if (takes_depthwise_gradient(weight_gather<T>(p, nullptr, nullptr))) return Engine::depthwise;
   if (takes_winograd_gradient<T>(p)) return Engine::winograd;
   return takes_direct_gradient<T>(p) ? Engine::direct : Engine::product;
 }
 
 template <class T>
 void backward_weight(const ConvParams& p, const T* dy, const T* x, T* dw, void* scratch) {
-  T* elements = static_cast<T*>(scratch);
+  T* elements = after_taps<T>(p, scratch);
   switch (weight_engine_of<T>(p)) {
-    case Engine::depthwise: return weight_gradient_depthwise(p, dy, x, dw);
+    case Engine::depthwise: return weight_gradient_depthwise(weight_gather(p, x, scratch), dy, dw, elements);
     case Engine::winograd: return weight_gradient_winograd(p, dy, x, dw, elements);
     case Engine::direct: return weight_gradient_direct(p, dy, x, dw, elements);
     default: return weight_gradient(p, dy, x, dw, elements);
@@ -212,7 +211,7 @@ size_t backward_input_bytes(const ConvParams& p) {
 template <class T>
 int64_t backward_weight_elements(const ConvParams& p) {
   switch (weight_engine_of<T>(p)) {
-    case Engine::depthwise: return 0;
+    case Engine::depthwise: return weight_gradient_depthwise_scratch(weight_gather<T>(p, nullptr, nullptr));
     case Engine::winograd: return weight_gradient_winograd_scratch<T>(p);
     case Engine::direct: return weight_gradient_direct_scratch<T>(p);
     default: return weight_gradient_scratch<T>(p);
@@ -221,14 +220,14 @@ int64_t backward_weight_elements(const ConvParams& p) {
 
 template <class T>
 size_t backward_weight_bytes(const ConvParams& p) {
-  return static_cast<size_t>(backward_weight_elements<T>(p)) * sizeof(T);
+  return tap_bytes(p) + static_cast<size_t>(backward_weight_elements<T>(p)) * sizeof(T);
 }
 
 // Channels-last images with a few channels per group have no vector of channels to work on: these
 // are brought to contiguous order and back, which costs a pass over memory and saves much more.
 bool goes_via_contiguous(const ConvParams& p) {
-  return p.layout == Layout::channels_last && !is_depthwise(p) &&
-         std::min(p.in_channels, p.out_channels) / p.groups < 8;
+  bool depthwise = p.groups > 1 && p.in_channels == p.groups && p.out_channels == p.groups;
+  return p.layout == Layout::channels_last && !depthwise && std::min(p.in_channels, p.out_channels) / p.groups < 8;
 }
 
 ConvParams as_contiguous(const ConvParams& p) {

@@ -27,9 +27,9 @@ struct Strides {  // of an array seen as n, c, d, h, w
   int64_t n, c, d, h, w;
 };
 
-// What computes a gather, or a weight gradient: depthwise.cpp; winograd.cpp and winograd_gradient.cpp; direct.cpp and
-// direct_gradient.cpp, with channels in the lanes; planes.cpp, with pixels in them; taps_gemm.cpp and
-// weight_gradient.cpp, as a matrix product.
+// What computes a gather, or a weight gradient: depthwise.cpp and depthwise_gradient.cpp; winograd.cpp and
+// winograd_gradient.cpp; direct.cpp and direct_gradient.cpp, with channels in the lanes; planes.cpp, with pixels in
+// them; taps_gemm.cpp and weight_gradient.cpp, as a matrix product.
 enum class Engine { depthwise, winograd, direct, planes, product };
 
 template <class T>
@@ -97,8 +97,13 @@ template <class T>
 int64_t weight_gradient_winograd_scratch(const ConvParams& p);
 template <class T>
 bool takes_winograd_gradient(const ConvParams& p);
+// Of the forward gather, whose input is x; dy lies as its output.
 template <class T>
-void weight_gradient_depthwise(const ConvParams& p, const T* dy, const T* x, T* dw);
+void weight_gradient_depthwise(const Gather<T>& g, const T* dy, T* dw, T* scratch);
+template <class T>
+int64_t weight_gradient_depthwise_scratch(const Gather<T>& g);
+template <class T>
+bool takes_depthwise_gradient(const Gather<T>& g);
 
 namespace {
 
@@ -140,6 +145,22 @@ ARRAYNN_INLINE vec<T> load_stepped(const T* p, int64_t step, int lo, int hi) {
   vec<T> v{};
   for (int i = lo; i < hi; ++i) v[i] = p[i * step];
   return v;
+}
+
+// One output channel for each input channel.
+template <class T>
+bool is_depthwise(const Gather<T>& g) {
+  return g.groups > 1 && g.in_c == 1 && g.out_c == 1;
+}
+
+// The columns of the grid that find a tap at offset dx inside the image.
+struct Columns {
+  int64_t begin, end;
+};
+template <class T>
+Columns columns_of(const Gather<T>& g, int64_t dx) {
+  int64_t begin = dx < 0 ? std::min(ceil_div(-dx, g.stride.w), g.grid.w) : 0;
+  return {begin, dx < g.size.w ? std::min((g.size.w - 1 - dx) / g.stride.w + 1, g.grid.w) : 0};
 }
 
 // A run of `count` <= lanes neighbouring outputs of one grid row.

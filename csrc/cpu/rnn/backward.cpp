@@ -137,7 +137,8 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
         pack_panel(w_hh + unit, 1, p.hidden, units, columns, w.panels + unit * columns, width * V, width * V);
       }
     });
-  Steps work = steps_of<width>(p.batch, blocks, 2 * state * columns);
+  Steps work = steps_of_sequence<width>(p.batch, blocks, 2 * state * columns, p.steps,
+                                        columns * p.hidden * static_cast<int64_t>(sizeof(T)));
   parallel_team(work.team, [&](int worker, int workers) {
     T tile[tile_vectors * V] = {};
     for (int64_t s = 0; s < p.steps; ++s) {
@@ -160,7 +161,7 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
                             w.panels + block * width * V * columns, tile);
         finish_rows<T, C, 0>(p, step, tile, block * width * V, first, rows);
       });
-      if (workers > 1) team_barrier();
+      if (workers > 1 && !work.by_rows) team_barrier();
       if constexpr (C == Cell::gru_reset_first) {
         for_part(work, p.batch, worker, workers, [&](int64_t block, int64_t first, int rows) ARRAYNN_LAMBDA {
           T second[tile_vectors * V];
@@ -168,7 +169,7 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
                             w.panels + (block * columns + leading) * width * V, second);
           finish_rows<T, C, 1>(p, step, second, block * width * V, first, rows);
         });
-        if (workers > 1) team_barrier();
+        if (workers > 1 && !work.by_rows) team_barrier();
       }
     }
   });

@@ -1,6 +1,7 @@
 // Forward pass of one layer and direction. The input product of many steps is one matrix product;
 // each step then is the recurrent product (or two, see stage_count) with the gates fused behind it, tile
-// by tile, and a barrier. With one step there is nothing to pack weights for: all products are plain.
+// by tile, and a barrier where workers share rows. With one step there is nothing to pack weights for: all products are
+// plain.
 #include <cstring>
 
 #include "cpu/rnn/forward_cells.h"
@@ -94,15 +95,16 @@ void run_step(const RnnLayer& p, const ForwardStep<T>& s, const T* w_hh, T* scra
 template <class T, Cell C, class StepAt>
 void run_steps(const RnnLayer& p, const Forward<T>& f, int64_t first, int64_t last, const StepAt& step_at) {
   constexpr int V = lanes<T>, stages = stage_count(C);
+  int64_t weights = gate_count(C) * p.hidden * p.hidden, bytes = weights * static_cast<int64_t>(sizeof(T));
   Steps work[stages];
-  int team = 1;
   static_for<stages>([&](auto stage) {
-    constexpr int G = stage_gates(C, stage);
-    work[stage] = steps_of<panel_width<G>>(p.batch, ceil_div(p.hidden, panel_groups<G> * V),
-                                           2 * p.batch * p.hidden * G * p.hidden);
-    team = std::max(team, work[stage].team);
+    constexpr int G = stage_gates(C, stage), width = panel_width<G>;
+    int64_t blocks = ceil_div(p.hidden, panel_groups<G> * V);
+    work[stage] = steps_of_sequence<width>(p.batch, blocks, 2 * p.batch * weights, last - first, bytes);
   });
-  parallel_team(team, [&](int worker, int workers) {
+  static_assert(stages == 1 || panel_width<stage_gates(C, 0)> == panel_width<stage_gates(C, stages - 1)>,
+                "both stages cut rows alike");
+  parallel_team(std::max(work[0].team, work[stages - 1].team), [&](int worker, int workers) {
     T tile[tile_vectors * V];
     for (int64_t s = first; s < last; ++s) {
       ForwardStep<T> step = step_at(s);
@@ -114,7 +116,7 @@ void run_steps(const RnnLayer& p, const Forward<T>& f, int64_t first, int64_t la
                             f.panels[stage] + block * width * V * p.hidden, tile);
           finish_rows<T, C, stage>(p, step, tile, block * panel_groups<G> * V, row, rows);
         });
-        if (workers > 1) team_barrier();
+        if (workers > 1 && !work[stage].by_rows) team_barrier();
       });
     }
   });

@@ -48,29 +48,51 @@ ARRAYNN_INLINE void product(int rows, int64_t k, const T* state, int64_t row, co
   with_constant<row_block<G>>(rows, [&](auto count) { product_rows<T, G, count>(k, state, row, panel, tile); });
 }
 
-// A step's work is blocks of hidden units times groups of rows. Each worker keeps a contiguous part,
-// blocks first, so that its panels stay in its cache over all steps.
+// A step's work is blocks of hidden units times groups of rows. A worker has a part of it, the same in every step:
+// of all blocks its own rows, which then wait for nobody else's, or a contiguous part of the tasks, blocks first,
+// so that its panels stay in its cache over all steps.
 struct Steps {
   int64_t blocks, row_groups;
-  int rows;  // per group
-  int team;  // more threads than this would wait more than they work
+  int rows;      // per group
+  int team;      // more threads than this would wait more than they work
+  bool by_rows;  // then no barrier is needed between steps
 };
 
 template <int G>
 Steps steps_of(int64_t batch, int64_t blocks, int64_t flops) {
   int64_t groups = std::max<int64_t>(1, ceil_div(batch, row_block<G>));
   int rows = static_cast<int>(ceil_div(std::max<int64_t>(batch, 1), groups));
-  return {blocks, groups, rows, static_cast<int>(std::max<int64_t>(1, std::min(flops / 150000, blocks * groups)))};
+  return {blocks, groups, rows, static_cast<int>(std::max<int64_t>(1, std::min(flops / 150000, blocks * groups))),
+          false};
+}
+
+// The same for a step of a sequence of `steps`, of `flops` and packed weights of `bytes` each in all: by rows, where a
+// core's cache holds the weights and the workers' shares are even.
+template <int G>
+Steps steps_of_sequence(int64_t batch, int64_t blocks, int64_t flops, int64_t steps, int64_t bytes) {
+  constexpr int64_t most_weights = 512 << 10, least_flops = 300000;  // per worker
+  Steps s = steps_of<G>(batch, blocks, flops);
+  int64_t workers = std::clamp<int64_t>(flops * steps / least_flops, 1, num_threads());
+  s.by_rows = bytes <= most_weights && 8 * s.row_groups >= 7 * workers * ceil_div(s.row_groups, workers);
+  if (s.by_rows) s.team = static_cast<int>(workers);
+  return s;
 }
 
 // f(block, first row, rows) for a worker's part of a step.
 template <class F>
 ARRAYNN_INLINE void for_part(const Steps& s, int64_t batch, int worker, int workers, const F& f) {
-  int64_t tasks = s.blocks * s.row_groups;
-  for (int64_t i = tasks * worker / workers; i < tasks * (worker + 1) / workers; ++i) {
-    int64_t first = i % s.row_groups * s.rows;
+  auto task = [&](int64_t block, int64_t group) ARRAYNN_LAMBDA {
+    int64_t first = group * s.rows;
     int rows = static_cast<int>(std::min<int64_t>(s.rows, batch - first));
-    if (rows > 0) f(i / s.row_groups, first, rows);
+    if (rows > 0) f(block, first, rows);
+  };
+  auto part = [&](int64_t count, int64_t of) { return count * of / workers; };
+  if (s.by_rows) {
+    for (int64_t block = 0; block < s.blocks; ++block)
+      for (int64_t i = part(s.row_groups, worker); i < part(s.row_groups, worker + 1); ++i) task(block, i);
+  } else {
+    int64_t tasks = s.blocks * s.row_groups;
+    for (int64_t i = part(tasks, worker); i < part(tasks, worker + 1); ++i) task(i / s.row_groups, i % s.row_groups);
   }
 }
 
