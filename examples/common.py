@@ -171,6 +171,7 @@ class Twin:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self.took_turns = False
         self._outcome: Outcome | None = None
 
     def turn(self) -> None:
@@ -180,6 +181,7 @@ class Twin:
         else:
             self._tell("on")
         self._wait(for_epoch=True)
+        self.took_turns = True
 
     def finish(self) -> Outcome | None:
         """Return what came out, or None without PyTorch."""
@@ -265,6 +267,7 @@ def report(
         "seconds": outcome.seconds,
         "torch_score": f"{other.score:{form}}" if other else None,
         "torch_seconds": other.seconds if other else None,
+        "in_turns": bool(options.twin and options.twin.took_turns),
         "date": date.today().isoformat(),
         "machine": f"{_processor()}, {ann.get_num_threads()} threads",
     }
@@ -293,7 +296,8 @@ def write_table(results: dict[str, dict[str, Any]]) -> None:
         theirs, ratio = "-", "-"
         if r["torch_seconds"]:
             ratios.append(r["torch_seconds"] / r["seconds"])
-            theirs, ratio = f"{r['torch_seconds']:.2f}", f"{ratios[-1]:.2f}x"
+            theirs = f"{r['torch_seconds']:.2f}"
+            ratio = f"{ratios[-1]:.2f}x{'' if r['in_turns'] else ' *'}"
         score = r["score"] if r["reached"] else f"{r['score']} (not reached)"
         lines.append(
             f"| [{name}]({name}.py) | {r['what']} | {r['data']} | {r['measure']} {r['target']} | {score} "
@@ -301,6 +305,8 @@ def write_table(results: dict[str, dict[str, Any]]) -> None:
         )
     if ratios:
         lines += ["", f"Geometric mean of the ratios: {float(np.exp(np.mean(np.log(ratios)))):.2f}x."]
+    if any(r["torch_seconds"] and not r["in_turns"] for r in results.values()):
+        lines += ["\\* one after the other instead of in turns."]
     days = sorted({r["date"] for r in results.values()})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     lines += ["", f"{when}; {'; '.join(sorted({r['machine'] for r in results.values()}))}; float32."]

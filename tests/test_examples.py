@@ -65,7 +65,8 @@ def test_results_go_into_the_table(run, monkeypatch, tmp_path, capsys):
     (tmp_path / "README.md").write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
     monkeypatch.setattr(sys, "argv", ["mnist_mlp.py"])
     options = common.arguments("An example.")
-    for score, least in ((0.97, False), (0.99, True)):
+    for score, least, mark in ((0.97, False, " *"), (0.99, True, "")):
+        options.twin.took_turns = not mark
         common.report(
             options,
             common.Outcome(score, 2.0),
@@ -77,7 +78,11 @@ def test_results_go_into_the_table(run, monkeypatch, tmp_path, capsys):
         )
         text = (tmp_path / "README.md").read_text()
         bound = "at most" if least else "at least"
-        assert f"accuracy {bound} 97.50% | {score:.2%} (not reached) | 98.00% | 2.00 | 3.00 | 1.50x |" in text
+        assert (
+            f"accuracy {bound} 97.50% | {score:.2%} (not reached) | 98.00% | 2.00 | 3.00 | 1.50x{mark} |"
+            in text
+        )
+        assert ("one after the other" in text) is bool(mark)
         assert "Geometric mean of the ratios: 1.50x." in text
         assert text.startswith("before\n")
         assert text.endswith("\nafter\n")

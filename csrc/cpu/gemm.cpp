@@ -7,20 +7,10 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
-// NV vectors of columns; the accumulators of all rows stay in registers over k.
+// c[i] (+)= acc[i] + row_bias[i] + col_bias, in the first `cols` columns.
 template <class T, int Rows, int NV>
-void micro(const Tile<T>& t) {
+ARRAYNN_INLINE void finish_tile(const vec<T> (&acc)[Rows][NV], const Tile<T>& t) {
   constexpr int V = lanes<T>;
-  vec<T> acc[Rows][NV] = {};
-  const T *a = t.a, *b = t.b;
-  for (int64_t k = 0; k < t.k; ++k, a += Rows, b += NR<T>) {
-    vec<T> column[NV];
-    static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + j * V); });
-    static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
-      vec<T> value = broadcast<T>(a[i]);
-      static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
-    });
-  }
   static_for<NV>([&](auto j) ARRAYNN_LAMBDA {
     int count = t.cols - j * V;
     auto finish = [&](auto n) ARRAYNN_LAMBDA {
@@ -39,6 +29,23 @@ void micro(const Tile<T>& t) {
     else if (count > 0)
       finish(count);
   });
+}
+
+// NV vectors of columns; the accumulators of all rows stay in registers over k.
+template <class T, int Rows, int NV>
+void micro(const Tile<T>& t) {
+  constexpr int V = lanes<T>;
+  vec<T> acc[Rows][NV] = {};
+  const T *a = t.a, *b = t.b;
+  for (int64_t k = 0; k < t.k; ++k, a += Rows, b += NR<T>) {
+    vec<T> column[NV];
+    static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + j * V); });
+    static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
+      vec<T> value = broadcast<T>(a[i]);
+      static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
+    });
+  }
+  finish_tile<T, Rows, NV>(acc, t);
 }
 
 }  // namespace
@@ -233,14 +240,103 @@ void skinny_dot(const Gemm<T>& g) {
   });
 }
 
+// Many rows, contiguous along k, and few columns: to pack A would cost much of its use, so its rows are read as they
+// lie. B is packed once, in panels of row_tile_vectors.
+constexpr int row_tile_vectors = 4;
+constexpr int row_tile_rows = 2 * MR / row_tile_vectors;
+template <class T>
+constexpr int row_tile_columns = row_tile_vectors * lanes<T>;
+template <class T>
+constexpr int64_t most_row_columns = 4 * row_tile_columns<T>;
+
+template <class T>
+bool reads_rows(const Gemm<T>& g) {
+  return g.a_k == 1 && g.n > lanes<T> && g.n <= most_row_columns<T> && g.m >= 2 * g.n;
+}
+
+template <class T, int Rows, int NV>
+void row_tile(const Tile<T>& t, int64_t a_row) {
+  constexpr int V = lanes<T>;
+  vec<T> acc[Rows][NV] = {};
+  const T* b = t.b;
+  for (int64_t k = 0; k < t.k; ++k, b += row_tile_columns<T>) {
+    vec<T> column[NV];
+    static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + j * V); });
+    static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
+      vec<T> value = broadcast<T>(t.a[i * a_row + k]);
+      static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
+    });
+  }
+  finish_tile<T, Rows, NV>(acc, t);
+}
+
+template <class T>
+void gemm_by_rows(const Gemm<T>& g, T* panels) {
+  constexpr int columns = row_tile_columns<T>, half = columns / 2;
+  parallel_chunks(2 * ceil_div(g.n, columns), 1 + 4096 / (half * g.k + 1), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      int cols = static_cast<int>(std::clamp<int64_t>(g.n - i * half, 0, half));
+      T* to = panels + i / 2 * columns * g.k + i % 2 * half;
+      pack_panel(g.b + i * half * g.b_col, g.b_col, g.b_k, cols, g.k, to, half, columns);
+    }
+  });
+  int64_t groups = ceil_div(g.m, row_tile_rows);
+  parallel_chunks(groups, 1 + 65536 / (row_tile_rows * g.k * g.n + 1), [&](int64_t begin, int64_t end) {
+    int64_t last = std::min(end * row_tile_rows, g.m);
+    for (int64_t n = 0; n < g.n; n += columns)
+      for (int64_t m = begin * row_tile_rows; m < last; m += row_tile_rows) {
+        Tile<T> tile{};
+        tile.k = g.k;
+        tile.a = g.a + m * g.a_row;
+        tile.b = panels + n * g.k;
+        tile.c = g.c + m * g.ldc + n;
+        tile.ldc = g.ldc;
+        tile.cols = static_cast<int>(std::min<int64_t>(columns, g.n - n));
+        tile.accumulate = g.accumulate;
+        tile.col_bias = g.col_bias ? g.col_bias + n : nullptr;
+        with_constant<row_tile_rows>(static_cast<int>(std::min<int64_t>(row_tile_rows, last - m)), [&](auto rows) {
+          if (tile.cols <= half)
+            row_tile<T, rows, row_tile_vectors / 2>(tile, g.a_row);
+          else
+            row_tile<T, rows, row_tile_vectors>(tile, g.a_row);
+        });
+      }
+  });
+}
+
+// A's panels of MR rows, one after the other, each with all of k.
+template <class T>
+void pack_a(const Gemm<T>& g, T* panels) {
+  auto panel = [&](int64_t m, int64_t k0, int64_t k1) {
+    int rows = static_cast<int>(std::min<int64_t>(MR, g.m - m));
+    pack_panel(g.a + m * g.a_row + k0 * g.a_k, g.a_row, g.a_k, rows, k1 - k0, panels + m * g.k + k0 * rows, rows, rows);
+  };
+  if (g.a_row == 1 && g.a_k > 1) {
+    // a step of k is contiguous in A, and steps may lie at distances that share a cache set: few at a time
+    constexpr int64_t together = 16, across = 32 * MR;
+    int64_t strips = ceil_div(g.k, together), parts = ceil_div(g.m, across);
+    parallel_chunks(strips * parts, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        int64_t k0 = i / parts * together, first = i % parts * across;
+        for (int64_t m = first; m < std::min(first + across, g.m); m += MR) panel(m, k0, std::min(k0 + together, g.k));
+      }
+    });
+    return;
+  }
+  parallel_chunks(ceil_div(g.m, MR), 32768 / (g.k + 1) / MR + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin * MR; m < std::min(end * MR, g.m); m += MR) panel(m, 0, g.k);
+  });
+}
+
 }  // namespace
 
 template <class T>
 int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
   // A bound that grows with each size, so that it serves all smaller products too: a tile's block of
   // k need not be smaller where k is.
-  (void)n;
-  return round_up(m * k, 64) + round_up(NR<T> * std::min<int64_t>(k, most_block_k<T>), 64) * num_threads();
+  int64_t by_rows = round_up(std::min(n, most_row_columns<T>), row_tile_columns<T>) * k;
+  int64_t panels = round_up(m * k, 64) + round_up(NR<T> * std::min<int64_t>(k, most_block_k<T>), 64) * num_threads();
+  return std::max(by_rows, panels);
 }
 template int64_t gemm_scratch<float>(int64_t, int64_t, int64_t);
 template int64_t gemm_scratch<double>(int64_t, int64_t, int64_t);
@@ -250,14 +346,8 @@ void gemm(const Gemm<T>& g, T* scratch) {
   if (g.m == 0 || g.n == 0) return;
   if (g.m <= skinny_rows && g.a_k == 1 && g.b_k == 1) return skinny_dot(g);
   if (g.m <= skinny_rows && g.b_col == 1) return skinny_axpy(g);
-  // A's panels, packed once.
-  int64_t depth = std::max<int64_t>(1, 32768 / (g.k + 1));
-  parallel_chunks(ceil_div(g.m, MR), depth / MR + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t m = begin * MR; m < std::min(end * MR, g.m); m += MR) {
-      int rows = static_cast<int>(std::min<int64_t>(MR, g.m - m));
-      pack_panel(g.a + m * g.a_row, g.a_row, g.a_k, rows, g.k, scratch + m * g.k, rows, rows);
-    }
-  });
+  if (reads_rows(g)) return gemm_by_rows(g, scratch);
+  if (!g.a_packed) pack_a(g, scratch);
   run_panels<T>(
       panels_for<T>(g.m, g.n, g.k), 1, scratch + round_up(g.m * g.k, 64), [&](int64_t) { return scratch; },
       [&](int64_t, int64_t n, int cols, int64_t k0, int64_t k1, T* panel) {

@@ -55,6 +55,7 @@ struct Gemm {
   int64_t ldc;
   const T* col_bias;
   bool accumulate;
+  bool a_packed = false;  // scratch holds A packed by the call before, which had the same A, m and k
 };
 template <class T>
 void gemm(const Gemm<T>& g, T* scratch);
@@ -109,11 +110,17 @@ int64_t block_k_for(int64_t k, int64_t k_unit) {
   return std::max(k_unit, round_up(ceil_div(std::max<int64_t>(k, 1), blocks), k_unit));
 }
 
+// The tasks for so many multiplications: several per thread, but none so small that to wake a thread would cost more.
+inline int64_t wanted_tasks(int64_t products) {
+  constexpr int64_t least = 1 << 16;
+  return std::clamp<int64_t>(products / least, 1, 4 * num_threads());
+}
+
 template <class T>
 Tiling tiling_for(int64_t m, int64_t n, int64_t k, int64_t batches = 1, int64_t k_unit = 1) {
   Tiling t{m, n, k, std::max<int64_t>(m, 1), 0, block_k_for<T>(k, k_unit)};
   t.tile_n = std::min<int64_t>(16 * NR<T>, round_up(std::max<int64_t>(n, 1), NR<T>));
-  int64_t wanted = 4 * num_threads();
+  int64_t wanted = wanted_tasks(batches * m * n * k);
   auto tasks = [&] { return batches * t.tasks_m() * t.tasks_n(); };
   auto halve = [](int64_t size, int64_t unit) { return std::max(unit, round_up(ceil_div(size, 2), unit)); };
   while (tasks() < wanted && t.tile_m > 2 * rows_per_block) t.tile_m = halve(t.tile_m, MR);
@@ -185,7 +192,7 @@ template <class T>
 Tiling panels_for(int64_t m, int64_t n, int64_t k, int64_t batches = 1, int64_t k_unit = 1) {
   Tiling t{m, n, k, std::max<int64_t>(m, 1), 0, block_k_for<T>(k, k_unit)};
   t.tile_n = std::min<int64_t>(16 * NR<T>, round_up(std::max<int64_t>(n, 1), NR<T>));
-  int64_t wanted = 4 * num_threads();
+  int64_t wanted = wanted_tasks(batches * m * n * k);
   auto tasks = [&] { return batches * t.tasks_m() * t.tasks_n(); };
   while (tasks() < wanted && t.tile_n > NR<T>) t.tile_n = round_up(ceil_div(t.tile_n, 2), NR<T>);
   while (tasks() < wanted && t.tile_m > 2 * MR) t.tile_m = round_up(ceil_div(t.tile_m, 2), MR);

@@ -56,6 +56,15 @@ void parallel_team(int limit, const F& f) {
       const_cast<F*>(&f));
 }
 
+// Brings part `index` of `parts` of some memory nearer, which will be read, or written.
+template <int Write = 0>
+inline void prefetch_part(const void* memory, int64_t bytes, int64_t index, int64_t parts) {
+  int64_t lines = (bytes + 63) / 64;
+  const char* from = static_cast<const char*>(memory);
+  for (int64_t i = lines * index / parts; i < lines * (index + 1) / parts; ++i)
+    __builtin_prefetch(from + i * 64, Write, 2);
+}
+
 // Calls f with a value of the C++ type of a floating dtype.
 template <class F>
 void dispatch_float(DType dtype, const F& f) {

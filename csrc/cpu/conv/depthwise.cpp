@@ -57,6 +57,22 @@ void edge(const Gather<T>& g, const RowTap<T>* taps, int count, int64_t col, boo
   tile<T, 1>(g, inside, found, col, add, out);
 }
 
+// Brings nearer what a tile of the next row reads for the first time and writes: its channels' lines are too scattered
+// for the processor to foresee.
+template <class T>
+void prefetch_next_row(const Gather<T>& g, const T* in, int64_t slice, int64_t row, int64_t col, const T* out) {
+  int64_t z = slice * g.stride.d + g.high.d, pixels = tile_pixels * g.stride.w;
+  constexpr int64_t size = sizeof(T);
+  if (row + 1 < g.grid.h)
+    prefetch_part<1>(out + g.out_strides.h + col * g.out_strides.w, tile_pixels * g.out_strides.w * size, 0, 1);
+  for (int64_t s = 1; s <= g.stride.h; ++s) {
+    int64_t y = row * g.stride.h + g.high.h + s;
+    if (z < 0 || z >= g.size.d || y < 0 || y >= g.size.h) continue;
+    const T* from = in + z * g.in_strides.d + y * g.in_strides.h + col * g.stride.w * g.in_strides.w;
+    prefetch_part(from, pixels * g.in_strides.w * size, 0, 1);
+  }
+}
+
 template <class T>
 void row_of_pixels(const Gather<T>& g, const T* in, const T* weights, int64_t slice, int64_t row, T* out) {
   int64_t first = 0;
@@ -74,8 +90,10 @@ void row_of_pixels(const Gather<T>& g, const T* in, const T* weights, int64_t sl
     int64_t col = 0;
     auto at = [&](int64_t c) { return out + c * g.out_strides.w; };
     for (; col < std::min(inner.begin, g.grid.w); ++col) edge(g, taps, count, col, first > 0, at(col));
-    for (; col + tile_pixels <= inner.end; col += tile_pixels)
+    for (; col + tile_pixels <= inner.end; col += tile_pixels) {
+      if (first == 0) prefetch_next_row(g, in, slice, row, col, out);
       tile<T, tile_pixels>(g, taps, count, col, first > 0, at(col));
+    }
     for (; col < g.grid.w; ++col) edge(g, taps, count, col, first > 0, at(col));
     first = end;
   } while (first < g.tap_count);

@@ -20,6 +20,7 @@ struct Flat {
   T bias[most_outputs];
   T* out;
   int64_t out_step;
+  Region<T> next_in, next_out;  // of the next task: memory is slow to answer, and this one computes meanwhile
 };
 
 template <class T, int Outputs, int NV>
@@ -48,8 +49,12 @@ void tile(const Flat<T>& run, int64_t at) {
 template <class T, int Outputs>
 void pixels(const Flat<T>& run) {
   constexpr int NV = tile_vectors<Outputs>, width = NV * lanes<T>;
-  int64_t at = 0;
-  for (; at + width <= run.count; at += width) tile<T, Outputs, NV>(run, at);
+  int64_t at = 0, parts = std::max<int64_t>(run.count / width, 1);
+  for (; at + width <= run.count; at += width) {
+    prefetch_part(run.next_in.data, run.next_in.bytes, at / width, parts);
+    prefetch_part<1>(run.next_out.data, run.next_out.bytes, at / width, parts);
+    tile<T, Outputs, NV>(run, at);
+  }
   int rest = static_cast<int>(ceil_div(run.count - at, lanes<T>));
   if (rest > 0) with_constant<NV>(rest, [&](auto vectors) { tile<T, Outputs, vectors>(run, at); });
 }
@@ -106,13 +111,19 @@ void gather_planes(const Gather<T>& g, T* scratch) {
   T* weights = scratch + round_up(g.tap_count, 64) * 2;
   if (!in_place(g)) pack_weights(g, plan.passes, weights);
   T* rest = weights + weight_elements(g);
-  auto run_task = [&](int64_t index, T* planes) {
+  int64_t tasks = g.batch * g.groups * g.grid.d * plan.row_tasks;
+  auto place_of = [&](int64_t index) {
     Place at{};
     at.row = index % plan.row_tasks * plan.rows;
     at.slice = index / plan.row_tasks % g.grid.d;
     at.group = index / plan.row_tasks / g.grid.d % g.groups;
     at.image = index / plan.row_tasks / g.grid.d / g.groups;
     at.rows = std::min(plan.rows, g.grid.h - at.row);
+    return at;
+  };
+  auto run_task = [&](int64_t index, T* planes) {
+    Place at = place_of(index), next = place_of(index + 1);
+    bool ahead = is_thin(g) && index + 1 < tasks;
     T* out = planes + plan.planes(g.in_c);
     copy_planes(g, plan, at, planes);
     for (int64_t pass = 0; pass < plan.passes; ++pass) {
@@ -127,13 +138,14 @@ void gather_planes(const Gather<T>& g, T* scratch) {
                   in_place(g) ? g.weight + at.group * g.w_group + g.taps[0].weight : weights + first * step,
                   {},
                   out,
-                  plan.outputs()};
+                  plan.outputs(),
+                  ahead && pass == 0 ? input_region(g, plan, next) : Region<T>{},
+                  ahead && pass == 0 ? output_region(g, next) : Region<T>{}};
       if (g.bias) std::copy_n(g.bias + first, outputs, run.bias);
       with_constant<most_outputs>(outputs, [&](auto count) { pixels<T, count>(run); });
       for (int o = 0; o < outputs; ++o) copy_outputs(g, at, first + o, out + o * plan.outputs(), plan.pitch);
     }
   };
-  int64_t tasks = g.batch * g.groups * g.grid.d * plan.row_tasks;
   parallel_for(ceil_div(tasks, plan.together), [&](int64_t index, int worker) {
     T* planes = rest + worker * plan.worker_elements(g.in_c);
     int64_t begin = index * plan.together, end = std::min(begin + plan.together, tasks);

@@ -13,12 +13,6 @@ constexpr int most_outputs = 4;  // of a pass
 template <int Outputs>
 constexpr int tile_vectors = Outputs == 1 ? 8 : 4;
 
-// Whether so few channels of a group meet that little is computed with a plane once it is copied.
-template <class T>
-bool is_thin(const Gather<T>& g) {
-  return g.groups > 1 && g.in_c * g.out_c <= most_outputs;
-}
-
 template <class T>
 struct Plan {
   Triple reach;                // input pixels that a pixel's taps span, less one
@@ -60,6 +54,29 @@ struct Place {
   int64_t group, image, slice, row, rows;
 };
 
+// Contiguous memory that a place's first input or output channel has, as far as there is nothing between.
+template <class T>
+struct Region {
+  const T* data = nullptr;
+  int64_t bytes = 0;
+};
+template <class T>
+Region<T> input_region(const Gather<T>& g, const Plan<T>& plan, const Place& at) {
+  int64_t z = at.slice * g.stride.d + g.low.d, y = at.row * g.stride.h + g.low.h;
+  if (z < 0 || z >= g.size.d) return {};
+  int64_t first = std::max<int64_t>(y, 0) / g.spread.h, end = std::min(y + plan.in_rows * g.stride.h, g.size.h);
+  const T* from = g.in + at.image * g.in_strides.n + at.group * g.in_c * g.in_strides.c +
+                  z / g.spread.d * g.in_strides.d + first * g.in_strides.h;
+  int64_t rows = std::max<int64_t>(0, ceil_div(end, g.spread.h) - first);
+  return {from, rows * g.in_strides.h * static_cast<int64_t>(sizeof(T))};
+}
+template <class T>
+Region<T> output_region(const Gather<T>& g, const Place& at) {
+  const T* to = g.out + at.image * g.out_strides.n + at.group * g.out_c * g.out_strides.c + at.slice * g.out_strides.d +
+                at.row * g.out_strides.h;
+  return {to, at.rows * g.out_strides.h * static_cast<int64_t>(sizeof(T))};
+}
+
 // The part of a plane's row that lies inside the image: `count` pixels from `first` on.
 struct Inside {
   int64_t first, count;
@@ -85,6 +102,24 @@ void copy_row(const T* from, int64_t step, const Inside& inside, int64_t pitch, 
   for (; x < pitch - inside.first; x += V) store(data + x, vec<T>{});
 }
 
+// A row whose pixels lie `spread` apart: pixel x of the plane's row is at x0 + x.
+template <class T>
+void copy_spread_row(const T* from, int64_t spread, int64_t x0, int64_t size, int64_t pitch, T* to) {
+  constexpr int V = lanes<T>;
+  for (int64_t x = 0; x < pitch; x += V) store(to + x, vec<T>{});
+  int64_t first = x0 > 0 ? ceil_div(x0, spread) : 0, end = std::min(size, x0 + pitch);
+  int64_t count = ceil_div(std::max<int64_t>(end, 0), spread);
+  if (spread != 2) {
+    for (int64_t k = first; k < count; ++k) to[k * spread - x0] = from[k];
+    return;
+  }
+  for (int64_t k = first; k < count; k += V) {
+    vec<T> v = load_first(from + k, static_cast<int>(std::min<int64_t>(V, count - k)));
+    store(to + 2 * k - x0, zip_lo<T>(v, vec<T>{}));
+    store(to + 2 * k - x0 + V, zip_hi<T>(v, vec<T>{}));
+  }
+}
+
 template <class T>
 void copy_planes(const Gather<T>& g, const Plan<T>& plan, const Place& at, T* to) {
   int64_t step = g.stride.w, planes = plan.planes_per_channel();
@@ -93,11 +128,15 @@ void copy_planes(const Gather<T>& g, const Plan<T>& plan, const Place& at, T* to
     int64_t phase_w = plane % plan.phases_w, phase_h = plane / plan.phases_w % plan.phases_h;
     int64_t z = at.slice * g.stride.d + g.low.d + plane / plan.phases_w / plan.phases_h, x0 = g.low.w + phase_w;
     Inside inside = inside_row(plan.pitch, x0, step, g.size.w);
-    const T* from = g.in + at.image * g.in_strides.n + channel * g.in_strides.c + z * g.in_strides.d + x0;
+    const T* from = g.in + at.image * g.in_strides.n + channel * g.in_strides.c + z / g.spread.d * g.in_strides.d;
     for (int64_t r = 0; r < plan.in_rows; ++r, to += plan.pitch) {
       int64_t y = (at.row + r) * g.stride.h + g.low.h + phase_h;
-      bool there = z >= 0 && z < g.size.d && y >= 0 && y < g.size.h;
-      copy_row(from + (there ? y * g.in_strides.h : 0), step, there ? inside : Inside{0, 0}, plan.pitch, to);
+      bool there = z >= 0 && z < g.size.d && z % g.spread.d == 0 && y >= 0 && y < g.size.h && y % g.spread.h == 0;
+      const T* row = from + (there ? y / g.spread.h * g.in_strides.h : 0);
+      if (!there || g.spread.w == 1)
+        copy_row(row + x0, step, there ? inside : Inside{0, 0}, plan.pitch, to);
+      else
+        copy_spread_row(row, g.spread.w, x0, g.size.w, plan.pitch, to);
     }
   }
 }

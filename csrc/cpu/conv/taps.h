@@ -37,6 +37,7 @@ struct Gather {
   Layout layout;
   int64_t batch, groups, in_c, out_c;  // channels of one group
   Triple size, grid, stride;           // size: of the input
+  Triple spread{1, 1, 1};              // the input's pixels lie so far apart within its size, with zeros between
   const T* in;
   Strides in_strides;
   T* out;  // the grid's first element
@@ -147,6 +148,11 @@ ARRAYNN_INLINE vec<T> load_stepped(const T* p, int64_t step, int lo, int hi) {
   return v;
 }
 
+// Whether groups have so few channels that little is computed with a pixel. A spread input is for these alone.
+template <class T>
+bool is_thin(const Gather<T>& g) {
+  return g.groups > 1 && g.in_c * g.out_c <= 4;
+}
 // One output channel for each input channel.
 template <class T>
 bool is_depthwise(const Gather<T>& g) {

@@ -39,25 +39,33 @@ void weight_gradients(const RnnLayer& p, const RnnBackward& b, const Backward<T>
   const T* x = b.d_w_ih ? readable_input(p, static_cast<const T*>(b.input), w.input) : nullptr;
   T *d_w_ih = static_cast<T*>(b.d_w_ih), *d_w_hh = static_cast<T*>(b.d_w_hh);
   T *d_b_ih = static_cast<T*>(b.d_b_ih), *d_b_hh = static_cast<T*>(b.d_b_hh);
-  // d[:, first..first+size) transposed, times `with` (rows x columns).
-  auto over_time = [&](int64_t first, int64_t size, const T* with, int64_t columns, T* result) {
-    gemm<T>({size, columns, rows, w.d + first, 1, ld, with, 1, columns, result, columns, nullptr, false}, w.product);
+  // d[:, first..first+size) transposed, times `with` (rows x columns); `again` after the same part of d.
+  auto over_time = [&](int64_t first, int64_t size, const T* with, int64_t columns, T* result, bool again = false) {
+    gemm<T>({size, columns, rows, w.d + first, 1, ld, with, 1, columns, result, columns, nullptr, false, again},
+            w.product);
+  };
+  // Both weights' rows [row, row + size).
+  auto both = [&](int64_t first, int64_t size, int64_t row) {
+    if (d_w_ih) over_time(first, size, x, p.input_size, d_w_ih + row * p.input_size);
+    if (d_w_hh) over_time(first, size, h, hidden, d_w_hh + row * hidden, d_w_ih != nullptr);
   };
   if (C != Cell::gru) {
-    if (d_w_ih) over_time(0, ld, x, p.input_size, d_w_ih);
-    bool reset_first = C == Cell::gru_reset_first;  // then n's weights saw r h
-    if (d_w_hh) over_time(0, reset_first ? 2 * hidden : ld, h, hidden, d_w_hh);
-    if (d_w_hh && reset_first)
-      over_time(2 * hidden, hidden, static_cast<const T*>(b.hidden_n), hidden, d_w_hh + 2 * hidden * hidden);
-    if (d_b_ih) column_sums(rows, ld, w.d, d_b_ih);
-    if (d_b_hh) column_sums(rows, ld, w.d, d_b_hh);
+    if (C == Cell::gru_reset_first) {  // n's weights saw r h
+      both(0, 2 * hidden, 0);
+      if (d_w_ih) over_time(2 * hidden, hidden, x, p.input_size, d_w_ih + 2 * hidden * p.input_size);
+      if (d_w_hh)
+        over_time(2 * hidden, hidden, static_cast<const T*>(b.hidden_n), hidden, d_w_hh + 2 * hidden * hidden);
+    } else {
+      both(0, ld, 0);
+    }
+    T* sums = d_b_ih ? d_b_ih : d_b_hh;
+    if (sums) column_sums(rows, ld, w.d, sums);
+    if (d_b_ih && d_b_hh) std::copy_n(d_b_ih, ld, d_b_hh);
     return;
   }
-  if (d_w_ih) {
-    over_time(hidden, 2 * hidden, x, p.input_size, d_w_ih);
-    over_time(0, hidden, x, p.input_size, d_w_ih + 2 * hidden * p.input_size);
-  }
-  if (d_w_hh) over_time(hidden, 3 * hidden, h, hidden, d_w_hh);
+  both(hidden, 2 * hidden, 0);
+  if (d_w_ih) over_time(0, hidden, x, p.input_size, d_w_ih + 2 * hidden * p.input_size);
+  if (d_w_hh) over_time(3 * hidden, hidden, h, hidden, d_w_hh + 2 * hidden * hidden);
   if (!d_b_ih && !d_b_hh) return;
   T* sums = w.product;
   column_sums(rows, ld, w.d, sums);
