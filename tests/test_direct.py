@@ -48,6 +48,10 @@ THIN = [  # groups of so few channels that little is computed with a pixel
     ((1, 8, 3, 4), (8, 1, 9, 9), dict(padding=4, groups=8)),  # pixels that are mostly padding
     ((1, 4, 90, 130), (4, 1, 3, 3), dict(padding=1, groups=4)),  # several tasks of an image
     ((65, 16, 4, 4), (16, 1, 2, 2), dict(groups=16, stride=3)),
+    ((1, 6, 9, 150), (6, 1, 5, 5), dict(padding=2, groups=6)),  # rows together, several tiles of columns
+    ((2, 9, 10, 20), (9, 1, 7, 7), dict(padding=3, groups=9)),
+    ((1, 4, 12, 70), (4, 1, 3, 3), dict(dilation=(1, 3), padding=1, groups=4)),
+    ((1, 3, 43, 500), (3, 1, 3, 3), dict(padding=1, groups=3)),
 ]
 VOLUMES = [
     ((2, 16, 5, 7, 9), (18, 16, 3, 3, 3), dict(stride=2, padding=1)),

@@ -41,7 +41,16 @@ def test_every_tail_of_the_product(data: Any, dtype: Any, rows: int, features: i
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 @pytest.mark.parametrize(
-    "sizes", [(1, 1031, 1), (257, 3, 129), (64, 700, 70), (300, 257, 37), (3, 5, 1031), (1, 300, 300)]
+    "sizes",
+    [
+        (1, 1031, 1),
+        (257, 3, 129),
+        (64, 700, 70),
+        (300, 257, 37),
+        (600, 33, 250),
+        (3, 5, 1031),
+        (1, 300, 300),
+    ],
 )
 def test_more_than_one_block(sizes: tuple[int, int, int], dtype: Any) -> None:
     """Sizes that fill the blocks of the product more than once, with a rest."""

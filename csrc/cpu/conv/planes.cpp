@@ -11,6 +11,25 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
+// A kernel whose rows meet neighbouring rows of a plane at the same columns: tap (r, s) is number first + r step + s
+// and lies r pitches behind tap (0, s). rows is 0 for other kernels.
+struct KernelGrid {
+  int rows = 0, columns = 0;
+  int64_t first = 0, step = 0;
+};
+
+inline KernelGrid kernel_grid(const int64_t* taps, int64_t count, int64_t columns, int64_t pitch) {
+  int64_t rows = count / columns;
+  if (rows * columns != count || (rows != 3 && rows != 5 && rows != 7)) return {};
+  bool upwards = taps[0] > taps[columns];  // as in an input's gradient
+  KernelGrid grid{static_cast<int>(rows), static_cast<int>(columns), upwards ? count - columns : 0,
+                  upwards ? -columns : columns};
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t s = 0; s < columns; ++s)
+      if (taps[grid.first + r * grid.step + s] != taps[grid.first + s] + r * pitch) return {};
+  return grid;
+}
+
 template <class T>
 struct Flat {
   int64_t in_c, plane_step, tap_count, count;  // count: pixels, those between the rows among them
@@ -20,6 +39,8 @@ struct Flat {
   T bias[most_outputs];
   T* out;
   int64_t out_step;
+  KernelGrid grid;
+  int64_t pitch, rows, columns;
   Region<T> next_in, next_out;  // of the next task: memory is slow to answer, and this one computes meanwhile
 };
 
@@ -44,6 +65,66 @@ void tile(const Flat<T>& run, int64_t at) {
   static_for<Outputs>([&](auto o) ARRAYNN_LAMBDA {
     static_for<NV>([&](auto v) ARRAYNN_LAMBDA { store(run.out + o * run.out_step + at + v * V, acc[o][v]); });
   });
+}
+
+// Rows of one output channel of one input channel: a vector of the input serves all of them that it is a tap of.
+constexpr int tile_rows = 4;
+
+template <class T, int KernelRows, int NV>
+void rows_tile(const Flat<T>& run, int64_t at) {
+  constexpr int V = lanes<T>;
+  const KernelGrid& grid = run.grid;
+  vec<T> acc[tile_rows][NV];
+  static_for<tile_rows>([&](auto j) ARRAYNN_LAMBDA {
+    static_for<NV>([&](auto v) ARRAYNN_LAMBDA { acc[j][v] = broadcast<T>(run.bias[0]); });
+  });
+  for (int64_t s = 0; s < grid.columns; ++s) {
+    const T* from = run.planes + at + run.taps[grid.first + s];
+    vec<T> weight[KernelRows];
+    static_for<KernelRows>(
+        [&](auto r) ARRAYNN_LAMBDA { weight[r] = broadcast<T>(run.weights[grid.first + r * grid.step + s]); });
+    static_for<tile_rows + KernelRows - 1>([&](auto i) ARRAYNN_LAMBDA {
+      static_for<NV>([&](auto v) ARRAYNN_LAMBDA {
+        vec<T> x = load(from + i * run.pitch + v * V);
+        static_for<tile_rows>([&](auto j) ARRAYNN_LAMBDA {
+          constexpr int r = i - j;
+          if constexpr (r >= 0 && r < KernelRows) acc[j][v] = fma(weight[r], x, acc[j][v]);
+        });
+      });
+    });
+  }
+  static_for<tile_rows>([&](auto j) ARRAYNN_LAMBDA {
+    static_for<NV>([&](auto v) ARRAYNN_LAMBDA { store(run.out + at + j * run.pitch + v * V, acc[j][v]); });
+  });
+}
+
+template <class T, int KernelRows>
+void rows(const Flat<T>& run) {
+  constexpr int V = lanes<T>, most = V * static_cast<int>(sizeof(T)) == 64 ? 4 : 2;  // vectors, for the registers
+  int64_t vectors = even_part(ceil_div(run.columns, V), most), parts = ceil_div(run.rows, tile_rows);
+  for (int64_t i = 0; i < parts; ++i) {
+    int64_t row = std::min(i * tile_rows, run.rows - tile_rows);  // the last ones overlap
+    prefetch_part(run.next_in.data, run.next_in.bytes, i, parts);
+    prefetch_part<1>(run.next_out.data, run.next_out.bytes, i, parts);
+    with_constant<most>(static_cast<int>(vectors), [&](auto count) {
+      // from the right, for a tile that goes beyond its row's end spoils the next row's beginning
+      for (int64_t col = (run.columns - 1) / (count * V) * (count * V); col >= 0; col -= count * V)
+        rows_tile<T, KernelRows, count>(run, row * run.pitch + col);
+    });
+  }
+}
+
+// Which orders the sums in another way, so that the choice must not depend on the number of threads: it is made for
+// all tasks of a plan that cuts rows for the threads' sake, since these have at least tile_rows.
+template <class T>
+bool by_rows(const Flat<T>& run) {
+  if (run.rows < tile_rows || run.grid.rows == 0) return false;
+  switch (run.grid.rows) {
+    case 3: rows<T, 3>(run); break;
+    case 5: rows<T, 5>(run); break;
+    default: rows<T, 7>(run);
+  }
+  return true;
 }
 
 template <class T, int Outputs>
@@ -108,17 +189,24 @@ void gather_planes(const Gather<T>& g, T* scratch) {
   Plan<T> plan(g);
   int64_t* taps = reinterpret_cast<int64_t*>(scratch);
   for (int64_t t = 0; t < g.tap_count; ++t) taps[t] = plan.distance(g, g.taps[t].offset);
+  KernelGrid grid;
+  if (g.in_c == 1 && g.out_c == 1) {
+    int64_t columns = 1;
+    while (columns < g.tap_count && g.taps[columns].offset.h == g.taps[0].offset.h) ++columns;
+    grid = kernel_grid(taps, g.tap_count, columns, plan.pitch);
+  }
   T* weights = scratch + round_up(g.tap_count, 64) * 2;
   if (!in_place(g)) pack_weights(g, plan.passes, weights);
   T* rest = weights + weight_elements(g);
   int64_t tasks = g.batch * g.groups * g.grid.d * plan.row_tasks;
   auto place_of = [&](int64_t index) {
     Place at{};
-    at.row = index % plan.row_tasks * plan.rows;
+    auto first_row = [&](int64_t task) { return g.grid.h * task / plan.row_tasks; };
+    at.row = first_row(index % plan.row_tasks);
+    at.rows = first_row(index % plan.row_tasks + 1) - at.row;
     at.slice = index / plan.row_tasks % g.grid.d;
     at.group = index / plan.row_tasks / g.grid.d % g.groups;
     at.image = index / plan.row_tasks / g.grid.d / g.groups;
-    at.rows = std::min(plan.rows, g.grid.h - at.row);
     return at;
   };
   auto run_task = [&](int64_t index, T* planes) {
@@ -139,10 +227,14 @@ void gather_planes(const Gather<T>& g, T* scratch) {
                   {},
                   out,
                   plan.outputs(),
+                  grid,
+                  plan.pitch,
+                  at.rows,
+                  g.grid.w,
                   ahead && pass == 0 ? input_region(g, plan, next) : Region<T>{},
                   ahead && pass == 0 ? output_region(g, next) : Region<T>{}};
       if (g.bias) std::copy_n(g.bias + first, outputs, run.bias);
-      with_constant<most_outputs>(outputs, [&](auto count) { pixels<T, count>(run); });
+      if (!by_rows(run)) with_constant<most_outputs>(outputs, [&](auto count) { pixels<T, count>(run); });
       for (int o = 0; o < outputs; ++o) copy_outputs(g, at, first + o, out + o * plan.outputs(), plan.pitch);
     }
   };

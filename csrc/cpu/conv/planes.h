@@ -28,7 +28,7 @@ struct Plan {
     int64_t more_rows = reach.h / g.stride.h, bytes = (is_thin(g) ? 24 : 256) * 1024;
     rows = std::clamp<int64_t>(bytes / row_bytes - more_rows, 1, g.grid.h);
     int64_t others = g.batch * g.groups * g.grid.d;
-    while (rows > 8 && others * ceil_div(g.grid.h, rows) < 4 * num_threads()) rows = ceil_div(rows, 2);
+    while (rows >= 16 && others * ceil_div(g.grid.h, rows) < 4 * num_threads()) rows = ceil_div(rows, 2);
     row_tasks = ceil_div(g.grid.h, rows);
     rows = ceil_div(g.grid.h, row_tasks);
     in_rows = rows + more_rows;

@@ -47,7 +47,7 @@ void weight_gradients(const RnnLayer& p, const RnnBackward& b, const Backward<T>
   // Both weights' rows [row, row + size).
   auto both = [&](int64_t first, int64_t size, int64_t row) {
     if (d_w_ih) over_time(first, size, x, p.input_size, d_w_ih + row * p.input_size);
-    if (d_w_hh) over_time(first, size, h, hidden, d_w_hh + row * hidden, d_w_ih != nullptr);
+    if (d_w_hh) over_time(first, size, h, hidden, d_w_hh + row * hidden, d_w_ih && p.input_size > 0);
   };
   if (C != Cell::gru) {
     if (C == Cell::gru_reset_first) {  // n's weights saw r h
