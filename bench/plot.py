@@ -157,7 +157,8 @@ def _roofline(results: dict[str, Any], folder: Path) -> Path:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     right.legend(frameon=False, fontsize=7)
-    figure.legend(loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+    found = left.get_legend_handles_labels()
+    figure.legend(*found, loc="outside lower center", ncols=7, frameon=False, fontsize=8)
     figure.suptitle(_machine(machine), fontsize=10)
     path = folder / "roofline.png"
     figure.savefig(path)
