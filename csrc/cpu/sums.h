@@ -19,16 +19,19 @@ struct Sums {
 template <class T, class F>
 Sums sums_of(int64_t n, const F& terms) {
   constexpr int64_t block = 2048;
+  constexpr int ways = 4;
   Sums total;
   for (int64_t begin = 0; begin < n; begin += block) {
-    vec<T> first{}, second{};
-    for_vectors<T>(n - begin < block ? n - begin : block, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-      vec<T> a, b;
-      terms(begin + i, count, a, b);
-      first += keep_count<T>(a, count, vec<T>{});
-      second += keep_count<T>(b, count, vec<T>{});
-    });
-    total.add({static_cast<double>(sum<T>(first)), static_cast<double>(sum<T>(second))});
+    vec<T> first[ways] = {}, second[ways] = {};
+    for_vectors_in_turns<T, ways>(n - begin < block ? n - begin : block,
+                                  [&](int64_t i, auto way, auto count) ARRAYNN_LAMBDA {
+                                    vec<T> a, b;
+                                    terms(begin + i, count, a, b);
+                                    first[way] += keep_count<T>(a, count, vec<T>{});
+                                    second[way] += keep_count<T>(b, count, vec<T>{});
+                                  });
+    total.add({static_cast<double>(sum<T>((first[0] + first[1]) + (first[2] + first[3]))),
+               static_cast<double>(sum<T>((second[0] + second[1]) + (second[2] + second[3])))});
   }
   return total;
 }

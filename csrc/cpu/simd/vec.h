@@ -186,16 +186,28 @@ template <int Offset, class V, int... I>
 ARRAYNN_INLINE V rotate_(V v, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(v, v, ((I + Offset) % static_cast<int>(sizeof...(I)))...);
 }
-template <class T, int Offset, class F>
+template <class T, int Offset, int Least = 1, class F>
 ARRAYNN_INLINE vec<T> fold(vec<T> v, F&& f) {
-  if constexpr (Offset > 0)
-    return fold<T, Offset / 2>(f(v, rotate_<Offset>(v, lane_sequence<T>{})), f);
+  if constexpr (Offset >= Least)
+    return fold<T, Offset / 2, Least>(f(v, rotate_<Offset>(v, lane_sequence<T>{})), f);
   else
     return v;
 }
 template <class T>
 ARRAYNN_INLINE T sum(vec<T> v) {
   return fold<T, lanes<T> / 2>(v, [](auto a, auto b) ARRAYNN_LAMBDA { return a + b; })[0];
+}
+// The sums of four vectors.
+template <class T>
+ARRAYNN_INLINE void sums_of_four(const vec<T>* v, T* to) {
+  if constexpr (lanes<T> < 4) {
+    static_for<4>([&](auto j) ARRAYNN_LAMBDA { to[j] = sum<T>(v[j]); });
+  } else {
+    vec<T> even = zip_lo<T>(v[0], v[2]) + zip_hi<T>(v[0], v[2]), odd = zip_lo<T>(v[1], v[3]) + zip_hi<T>(v[1], v[3]);
+    vec<T> all = zip_lo<T>(even, odd) + zip_hi<T>(even, odd);  // one of each, over and over
+    all = fold<T, lanes<T> / 2, 4>(all, [](auto a, auto b) ARRAYNN_LAMBDA { return a + b; });
+    __builtin_memcpy(to, &all, 4 * sizeof(T));
+  }
 }
 // A vector of doubles as it is, or the halves of a vector of floats as doubles: f(vec<double>) for each.
 template <int Offset, int... I>
@@ -229,6 +241,27 @@ ARRAYNN_INLINE void for_vectors(int64_t n, F&& body) {
   int64_t i = 0;
   for (; i + lanes<T> <= n; i += lanes<T>) body(i, std::integral_constant<int, lanes<T>>{});
   if (i < n) body(i, static_cast<int>(n - i));
+}
+// The same with Ways vectors in turns: body(offset, way, count), the way a constant, so that as many sums do not wait
+// for each other.
+template <class T, int Ways, class F>
+ARRAYNN_INLINE void for_vectors_in_turns(int64_t n, F&& body) {
+  constexpr int V = lanes<T>;
+  int64_t i = 0;
+  for (; i + Ways * V <= n; i += Ways * V)
+    static_for<Ways>([&](auto way) ARRAYNN_LAMBDA { body(i + way * V, way, std::integral_constant<int, V>{}); });
+  for_vectors<T>(n - i,
+                 [&](int64_t j, auto count) ARRAYNN_LAMBDA { body(i + j, std::integral_constant<int, 0>{}, count); });
+}
+// The same where the body may be called twice for an element: the last vector begins early enough to be a whole one, if
+// there are elements for one.
+template <class T, class F>
+ARRAYNN_INLINE void for_overlapping_vectors(int64_t n, F&& body) {
+  constexpr std::integral_constant<int, lanes<T>> whole{};
+  if (n < lanes<T>) return for_vectors<T>(n, body);
+  int64_t i = 0;
+  for (; i + lanes<T> <= n; i += lanes<T>) body(i, whole);
+  if (i < n) body(n - lanes<T>, whole);
 }
 // v in the first `count` lanes, where count is what for_vectors gives, and `otherwise` in the rest.
 template <class T, class Count>
