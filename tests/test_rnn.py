@@ -37,7 +37,7 @@ from rnn_calls import (
     weights,
 )
 from shapes import HALF, WIDE, arrays, lay, values, wide_dtypes, widths
-from tolerance import assert_close
+from tolerance import assert_close, eps
 
 # -- cells ------------------------------------------------------------------------------------
 
@@ -172,6 +172,18 @@ def test_sizes(name: str, form: Any, steps: int, batch: int, inputs: int, hidden
     params = weights(name, inputs, hidden, dtype, 2, 1)
     hx, x = states(name, (2, batch, hidden), dtype), values((steps, batch, inputs), dtype, 1)
     check_layers(name, x, hx, params, num_layers=2, **form)
+
+
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_weights_gradients_of_different_width(name: str) -> None:
+    """One is a product that packs nothing, the other one of packed gates."""
+    x, hx = values((8, 9, 5), np.float32, 1), states(name, (1, 9, 260), np.float32)
+    params = weights(name, 5, 260, np.float32, 1, 1)
+    found, expected = (ann.vjp(getattr(module, name), x, hx, params) for module in (ann, ann.reference))
+    dy = cotangent_of(found[0])
+    for a, e in zip(found[1](dy)[2], expected[1](dy)[2], strict=True):
+        assert np.linalg.norm(a - e) <= 100 * eps(np.float32) * np.linalg.norm(e)
 
 
 @pytest.mark.parametrize(("name", "form"), LAYER_FORMS)

@@ -144,39 +144,51 @@ template void pack_panel(const double*, int64_t, int64_t, int, int64_t, double*,
 
 namespace {
 
-constexpr int64_t skinny_rows = 16;
+// Rows up to which to pack B would cost more than using it: where B is contiguous along k, more of them if k is so long
+// that the sums across lanes do not count, and along its columns.
+template <class T>
+bool is_dot(const Gemm<T>& g) {
+  return g.a_k == 1 && g.b_k == 1 && g.m <= (g.k >= 16 * lanes<T> ? 32 : 16);
+}
+constexpr int64_t most_axpy_rows = 16;
 
-// Few rows and both operands contiguous along k: packing B would cost more than using it, so each
-// element is a dot product of vectors. R rows of A by 4 columns of B at a time.
-template <class T, int R>
-ARRAYNN_INLINE void dot_tile(const Gemm<T>& g, int64_t m, int64_t n, int cols) {
-  constexpr int C = 4;
+// Both operands contiguous along k: each element is a dot product of vectors, `most_dot_k` steps at a time, so that B's
+// rows of a tile stay in the nearest cache for all rows of A. `ahead` is how far the columns lie that come next.
+constexpr int dot_rows = MR / 2, dot_columns = 4;
+constexpr int64_t most_dot_k = 1024;
+
+template <class T, int R, int C>
+ARRAYNN_INLINE void dot_tile(const Gemm<T>& g, int64_t m, int64_t n, int cols, int64_t k0, int64_t k1, int64_t ahead) {
   vec<T> acc[R][C] = {};
   const T* a[R];
   const T* b[C];
-  static_for<R>([&](auto i) ARRAYNN_LAMBDA { a[i] = g.a + (m + i) * g.a_row; });
-  static_for<C>([&](auto j) ARRAYNN_LAMBDA { b[j] = g.b + (n + (j < cols ? j : 0)) * g.b_col; });
-  for_vectors<T>(g.k, [&](int64_t k, auto count) ARRAYNN_LAMBDA {
-    vec<T> column[C];
-    static_for<C>([&](auto j) ARRAYNN_LAMBDA { column[j] = load_count(b[j] + k, count); });
-    static_for<R>([&](auto i) ARRAYNN_LAMBDA {
-      vec<T> row = load_count(a[i] + k, count);
-      static_for<C>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(row, column[j], acc[i][j]); });
+  static_for<R>([&](auto i) ARRAYNN_LAMBDA { a[i] = g.a + (m + i) * g.a_row + k0; });
+  static_for<C>([&](auto j) ARRAYNN_LAMBDA { b[j] = g.b + (n + (j < cols ? j : 0)) * g.b_col + k0; });
+  for_vectors<T>(k1 - k0, [&](int64_t k, auto count) ARRAYNN_LAMBDA {
+    vec<T> row[R];
+    static_for<R>([&](auto i) ARRAYNN_LAMBDA { row[i] = load_count(a[i] + k, count); });
+    static_for<C>([&](auto j) ARRAYNN_LAMBDA {
+      if (ahead) __builtin_prefetch(b[j] + k + ahead);
+      vec<T> column = load_count(b[j] + k, count);
+      static_for<R>([&](auto i) ARRAYNN_LAMBDA { acc[i][j] = fma(row[i], column, acc[i][j]); });
     });
   });
   static_for<R>([&](auto i) ARRAYNN_LAMBDA {
     T* c = g.c + (m + i) * g.ldc + n;
+    T total[C];
+    static_for<C / 4>([&](auto q) ARRAYNN_LAMBDA { sums_of_four<T>(acc[i] + 4 * q, total + 4 * q); });
     static_for<C>([&](auto j) ARRAYNN_LAMBDA {
       if (j >= cols) return;
-      T total = sum<T>(acc[i][j]);
-      if (g.accumulate) total = c[j] + total;
-      if (g.col_bias) total += g.col_bias[n + j];
-      c[j] = total;
+      T v = total[j];
+      if (g.accumulate || k0 > 0) v = c[j] + v;
+      if (g.col_bias && k1 == g.k) v += g.col_bias[n + j];
+      c[j] = v;
     });
   });
 }
 
-// Few rows and B contiguous along its columns: a tile takes B's rows as they lie.
+// B contiguous along its columns: a tile takes B's rows as they lie.
+constexpr int axpy_rows = MR / 3;
 template <class T, int R>
 ARRAYNN_INLINE void axpy_tile(const Gemm<T>& g, int64_t m, int64_t n, int64_t end) {
   constexpr int V = lanes<T>, C = 4;
@@ -209,34 +221,46 @@ ARRAYNN_INLINE void axpy_tile(const Gemm<T>& g, int64_t m, int64_t n, int64_t en
   });
 }
 
-// f(first column, end) over columns cut into tasks of whole cache lines and enough work.
-template <class T, class F>
-void skinny_tasks(const Gemm<T>& g, int64_t group, const F& f) {
+template <class T>
+void skinny_axpy(const Gemm<T>& g) {
+  constexpr int64_t group = 4 * lanes<T>;
   int64_t per_task = std::max<int64_t>(group, round_up(65536 / (g.k * g.m + 1), std::max<int64_t>(group, 16)));
   parallel_for(ceil_div(g.n, per_task), [&](int64_t task, int) {
     int64_t end = std::min(g.n, (task + 1) * per_task);
-    for (int64_t n = task * per_task; n < end; n += group) f(n, std::min(n + group, end));
+    for (int64_t n = task * per_task; n < end; n += group)
+      for (int64_t m = 0; m < g.m; m += axpy_rows)
+        with_constant<axpy_rows>(static_cast<int>(std::min<int64_t>(axpy_rows, g.m - m)),
+                                 [&](auto count) { axpy_tile<T, count()>(g, m, n, std::min(n + group, end)); });
   });
 }
 
-template <class T>
-void skinny_axpy(const Gemm<T>& g) {
-  skinny_tasks(g, 4 * lanes<T>, [&](int64_t n, int64_t end) {
-    int64_t m = 0;
-    for (; m + 4 <= g.m; m += 4) axpy_tile<T, 4>(g, m, n, end);
-    if (g.m - m >= 2) axpy_tile<T, 2>(g, m, n, end), m += 2;
-    if (g.m - m >= 1) axpy_tile<T, 1>(g, m, n, end);
+// f(first column, how many, first step of k, end, ahead) for a task's columns, C at a time.
+template <class T, int C, class F>
+void dot_tasks(const Gemm<T>& g, const F& f) {
+  int64_t per_task = round_up(ceil_div(g.n, wanted_tasks(g.m * g.n * g.k)), 16);
+  int64_t block = even_part(std::max<int64_t>(g.k, 1), most_dot_k);
+  parallel_for(ceil_div(g.n, per_task), [&](int64_t task, int) {
+    int64_t end = std::min(g.n, (task + 1) * per_task), k0 = 0;
+    do {
+      int64_t k1 = std::min(k0 + block, g.k);
+      for (int64_t n = task * per_task; n < end; n += C)
+        f(n, static_cast<int>(std::min<int64_t>(C, end - n)), k0, k1, n + 2 * C <= end ? C * g.b_col : 0);
+      k0 = k1;
+    } while (k0 < g.k);
   });
 }
 
 template <class T>
 void skinny_dot(const Gemm<T>& g) {
-  skinny_tasks(g, 4, [&](int64_t n, int64_t end) {
-    int cols = static_cast<int>(end - n);
-    int64_t m = 0;
-    for (; m + 4 <= g.m; m += 4) dot_tile<T, 4>(g, m, n, cols);
-    if (g.m - m >= 2) dot_tile<T, 2>(g, m, n, cols), m += 2;
-    if (g.m - m >= 1) dot_tile<T, 1>(g, m, n, cols);
+  if (g.m == 1)
+    return dot_tasks<T, 2 * dot_columns>(g, [&](int64_t n, int cols, int64_t k0, int64_t k1, int64_t) {
+      dot_tile<T, 1, 2 * dot_columns>(g, 0, n, cols, k0, k1, 0);  // too few products to hide a prefetch behind
+    });
+  int64_t rows = even_part(g.m, dot_rows);
+  dot_tasks<T, dot_columns>(g, [&](int64_t n, int cols, int64_t k0, int64_t k1, int64_t ahead) {
+    for (int64_t m = 0; m < g.m; m += rows, ahead = 0)
+      with_constant<dot_rows>(static_cast<int>(std::min(rows, g.m - m)),
+                              [&](auto count) { dot_tile<T, count(), dot_columns>(g, m, n, cols, k0, k1, ahead); });
   });
 }
 
@@ -304,6 +328,66 @@ void gemm_by_rows(const Gemm<T>& g, T* panels) {
   });
 }
 
+// Operands whose steps of k are rows, A's along m and B's along n, as in a weight's gradient: a tile reads both as they
+// lie. A block of few steps, which stays in the nearest caches, is added to all of C before the next one.
+constexpr int64_t outer_k = 64;
+
+template <class T>
+bool is_outer(const Gemm<T>& g) {
+  return g.a_row == 1 && g.b_col == 1 && g.n <= 8 * NR<T> && g.k >= outer_k;
+}
+
+template <class T, int Rows, int NV>
+void outer_tile(const Tile<T>& t, int64_t a_k, int64_t b_k) {
+  constexpr int V = lanes<T>;
+  vec<T> acc[Rows][NV] = {};
+  const T *a = t.a, *b = t.b;
+  auto run = [&](auto last) ARRAYNN_LAMBDA {  // how many columns the last vector has
+    for (int64_t k = 0; k < t.k; ++k, a += a_k, b += b_k) {
+      vec<T> column[NV];
+      static_for<NV - 1>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + j * V); });
+      column[NV - 1] = load_count(b + (NV - 1) * V, last);
+      static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
+        vec<T> value = broadcast<T>(a[i]);
+        static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
+      });
+    }
+  };
+  if (t.cols == NV * V)
+    run(std::integral_constant<int, V>{});
+  else
+    run(t.cols - (NV - 1) * V);
+  finish_tile<T, Rows, NV>(acc, t);
+}
+
+template <class T>
+void gemm_outer(const Gemm<T>& g) {
+  int64_t tasks = std::min(wanted_tasks(g.m * g.n * g.k), ceil_div(g.m, MR));
+  int64_t per_task = round_up(ceil_div(g.m, tasks), MR);
+  parallel_for(ceil_div(g.m, per_task), [&](int64_t task, int) {
+    int64_t end = std::min(g.m, (task + 1) * per_task);
+    for (int64_t k0 = 0; k0 < g.k; k0 += outer_k)
+      for (int64_t n = 0; n < g.n; n += NR<T>)
+        for (int64_t m = task * per_task; m < end; m += MR) {
+          Tile<T> tile{};
+          tile.k = std::min(outer_k, g.k - k0);
+          tile.a = g.a + k0 * g.a_k + m;
+          tile.b = g.b + k0 * g.b_k + n;
+          tile.c = g.c + m * g.ldc + n;
+          tile.ldc = g.ldc;
+          tile.cols = static_cast<int>(std::min<int64_t>(NR<T>, g.n - n));
+          tile.accumulate = g.accumulate || k0 > 0;
+          tile.col_bias = g.col_bias && k0 + outer_k >= g.k ? g.col_bias + n : nullptr;
+          with_constant<MR>(static_cast<int>(std::min<int64_t>(MR, end - m)), [&](auto rows) {
+            if (tile.cols <= lanes<T>)
+              outer_tile<T, rows, 1>(tile, g.a_k, g.b_k);
+            else
+              outer_tile<T, rows, 2>(tile, g.a_k, g.b_k);
+          });
+        }
+  });
+}
+
 // A's panels of MR rows, one after the other, each with all of k.
 template <class T>
 void pack_a(const Gemm<T>& g, T* panels) {
@@ -342,11 +426,12 @@ template int64_t gemm_scratch<float>(int64_t, int64_t, int64_t);
 template int64_t gemm_scratch<double>(int64_t, int64_t, int64_t);
 
 template <class T>
-void gemm(const Gemm<T>& g, T* scratch) {
-  if (g.m == 0 || g.n == 0) return;
-  if (g.m <= skinny_rows && g.a_k == 1 && g.b_k == 1) return skinny_dot(g);
-  if (g.m <= skinny_rows && g.b_col == 1) return skinny_axpy(g);
-  if (reads_rows(g)) return gemm_by_rows(g, scratch);
+bool gemm(const Gemm<T>& g, T* scratch) {
+  if (g.m == 0 || g.n == 0) return false;
+  if (is_dot(g)) return skinny_dot(g), false;
+  if (g.m <= most_axpy_rows && g.b_col == 1) return skinny_axpy(g), false;
+  if (reads_rows(g)) return gemm_by_rows(g, scratch), false;
+  if (is_outer(g)) return gemm_outer(g), false;
   if (!g.a_packed) pack_a(g, scratch);
   run_panels<T>(
       panels_for<T>(g.m, g.n, g.k), 1, scratch + round_up(g.m * g.k, 64), [&](int64_t) { return scratch; },
@@ -361,9 +446,10 @@ void gemm(const Gemm<T>& g, T* scratch) {
         if (last && g.col_bias) tile.col_bias = g.col_bias + n;
         micro_kernel<T>(rows, tile);
       });
+  return true;
 }
-template void gemm(const Gemm<float>&, float*);
-template void gemm(const Gemm<double>&, double*);
+template bool gemm(const Gemm<float>&, float*);
+template bool gemm(const Gemm<double>&, double*);
 
 // ---- the roof ---------------------------------------------------------------------------------------
 

@@ -55,10 +55,11 @@ struct Gemm {
   int64_t ldc;
   const T* col_bias;
   bool accumulate;
-  bool a_packed = false;  // scratch holds A packed by the call before, which had the same A, m and k
+  bool a_packed = false;  // by the call before, which had the same A, m and k, and said so
 };
+// Whether scratch holds A packed afterwards, for a call with a_packed.
 template <class T>
-void gemm(const Gemm<T>& g, T* scratch);
+bool gemm(const Gemm<T>& g, T* scratch);
 template <class T>
 int64_t gemm_scratch(int64_t m, int64_t n, int64_t k);  // elements, enough for any smaller product too
 

@@ -39,15 +39,15 @@ void weight_gradients(const RnnLayer& p, const RnnBackward& b, const Backward<T>
   const T* x = b.d_w_ih ? readable_input(p, static_cast<const T*>(b.input), w.input) : nullptr;
   T *d_w_ih = static_cast<T*>(b.d_w_ih), *d_w_hh = static_cast<T*>(b.d_w_hh);
   T *d_b_ih = static_cast<T*>(b.d_b_ih), *d_b_hh = static_cast<T*>(b.d_b_hh);
-  // d[:, first..first+size) transposed, times `with` (rows x columns); `again` after the same part of d.
-  auto over_time = [&](int64_t first, int64_t size, const T* with, int64_t columns, T* result, bool again = false) {
-    gemm<T>({size, columns, rows, w.d + first, 1, ld, with, 1, columns, result, columns, nullptr, false, again},
-            w.product);
+  // d[:, first..first+size) transposed, times `with` (rows x columns); whether that part of d is packed then.
+  auto over_time = [&](int64_t first, int64_t size, const T* with, int64_t columns, T* result, bool packed = false) {
+    return gemm<T>({size, columns, rows, w.d + first, 1, ld, with, 1, columns, result, columns, nullptr, false, packed},
+                   w.product);
   };
   // Both weights' rows [row, row + size).
   auto both = [&](int64_t first, int64_t size, int64_t row) {
-    if (d_w_ih) over_time(first, size, x, p.input_size, d_w_ih + row * p.input_size);
-    if (d_w_hh) over_time(first, size, h, hidden, d_w_hh + row * hidden, d_w_ih && p.input_size > 0);
+    bool packed = d_w_ih && over_time(first, size, x, p.input_size, d_w_ih + row * p.input_size);
+    if (d_w_hh) over_time(first, size, h, hidden, d_w_hh + row * hidden, packed);
   };
   if (C != Cell::gru) {
     if (C == Cell::gru_reset_first) {  // n's weights saw r h

@@ -44,9 +44,10 @@ class StepProduct {
   }
 
   void run(const T* a, int64_t a_step, T* c, int64_t c_step) const {
-    if (!packs_)
-      return gemm<T>({batch_, columns_, k_, a, a_step, 1, w_, column_step_, k_step_, c, c_step, nullptr, false},
-                     panels_);
+    if (!packs_) {
+      gemm<T>({batch_, columns_, k_, a, a_step, 1, w_, column_step_, k_step_, c, c_step, nullptr, false}, panels_);
+      return;
+    }
     Steps work = steps_of<width>(batch_, ceil_div(columns_, panel), 2 * batch_ * columns_ * k_);
     int64_t tasks = work.blocks * work.row_groups;
     parallel_chunks(tasks, ceil_div(tasks, std::max(1, work.team)), [&](int64_t begin, int64_t end) {
