@@ -105,6 +105,20 @@ def test_more_than_one_block(causal: bool, dtype: Any) -> None:
 
 @pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("queries", [1, 2, 3, 8])
+def test_few_queries(queries: int, dtype: Any) -> None:
+    """Keys that are read as they lie, in more than one part, with a rest, and masked as a whole."""
+    check(*qkv((2, 3), queries, 2317, 19, 37, dtype=dtype))
+    q, k, v = qkv((1, 6), queries, 1100, 9, 70, dtype=dtype, kv=(1, 2))
+    mask = mask_of("flags", (6, queries, 1100), None)
+    mask[1], mask[2, :, :1030] = False, False
+    check(q, k, v, mask, 0.3, enable_gqa=True, rng=1)
+    check(q[0, :2], k[0], v[0], mask_of("bias", (queries, 1100), dtype), 0.0, True)
+    check(q[0, :2], np.swapaxes(np.swapaxes(k[0], -1, -2).copy(), -1, -2), v[0, :, :, ::2])
+
+
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
 @pytest.mark.parametrize("causal", [False, True])
 def test_many_heads(causal: bool, dtype: Any) -> None:
     """Enough that the host adds up the queries' gradient from the keys' tiles."""

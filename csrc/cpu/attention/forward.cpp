@@ -1,4 +1,5 @@
 // Attention with an online softmax (Milakov and Gimelshein, Online normalizer calculation for softmax, 2018).
+#include "cpu/attention/few_queries.h"
 #include "cpu/attention/panels.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
@@ -158,6 +159,8 @@ Tasks forward_tasks(const AttentionParams& p) {
 }  // namespace
 
 size_t attention_forward_scratch(const AttentionParams& p) {
+  if (p.heads == 0 || p.queries == 0) return 0;
+  if (is_few_queries(p)) return few_queries_scratch(p, p.mask_kind != AttentionMask::none);
   size_t bytes = 0;
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -171,6 +174,7 @@ size_t attention_forward_scratch(const AttentionParams& p) {
 
 void attention_forward(const AttentionParams& p, const AttentionForward& b, void* scratch) {
   if (p.heads == 0 || p.queries == 0) return;
+  if (is_few_queries(p)) return attention_few_queries(p, b, scratch);
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
     Tasks tasks = forward_tasks<T>(p);
