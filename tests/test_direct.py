@@ -52,6 +52,10 @@ THIN = [  # groups of so few channels that little is computed with a pixel
     ((2, 9, 10, 20), (9, 1, 7, 7), dict(padding=3, groups=9)),
     ((1, 4, 12, 70), (4, 1, 3, 3), dict(dilation=(1, 3), padding=1, groups=4)),
     ((1, 3, 43, 500), (3, 1, 3, 3), dict(padding=1, groups=3)),
+    ((1, 3, 21, 85), (3, 1, 7, 7), dict(padding=3, stride=2, groups=3)),
+    ((2, 4, 9, 19), (4, 1, 3, 5), dict(padding=(4, 6), groups=4)),  # rows and columns wholly outside
+    ((1, 2, 5, 33), (2, 1, 5, 3), dict(padding=(1, 0), groups=2)),  # fewer rows than are computed together
+    ((2, 3, 9, 66), (3, 1, 5, 11), dict(padding=(2, 5), stride=2, groups=3)),
 ]
 VOLUMES = [
     ((2, 16, 5, 7, 9), (18, 16, 3, 3, 3), dict(stride=2, padding=1)),

@@ -11,6 +11,7 @@ size_t tap_bytes(const ConvParams& p) { return (static_cast<size_t>(tap_count(p)
 template <class T>
 Engine engine_of(const ConvParams& p, const Gather<T>& g) {
   if (is_depthwise(g) && g.layout == Layout::channels_last) return Engine::depthwise;
+  if (takes_depthwise_rows(g)) return Engine::depthwise_rows;
   if (takes_winograd(p, g)) return Engine::winograd;
   if (takes_direct(g)) return Engine::direct;
   return takes_planes(g) ? Engine::planes : Engine::product;
@@ -20,6 +21,7 @@ template <class T>
 int64_t gather_scratch(const Gather<T>& g) {
   switch (g.engine) {
     case Engine::depthwise: return gather_depthwise_scratch(g);
+    case Engine::depthwise_rows: return gather_depthwise_rows_scratch(g);
     case Engine::winograd: return gather_winograd_scratch(g);
     case Engine::direct: return gather_direct_scratch(g);
     case Engine::planes: return gather_planes_scratch(g);
@@ -31,6 +33,7 @@ template <class T>
 void run_gather(const Gather<T>& g, T* scratch) {
   switch (g.engine) {
     case Engine::depthwise: return gather_depthwise(g, scratch);
+    case Engine::depthwise_rows: return gather_depthwise_rows(g, scratch);
     case Engine::winograd: return gather_winograd(g, scratch);
     case Engine::direct: return gather_direct(g, scratch);
     case Engine::planes: return gather_planes(g, scratch);
@@ -254,6 +257,13 @@ bool goes_via_contiguous(const ConvParams& p) {
   return p.layout == Layout::channels_last && !depthwise && std::min(p.in_channels, p.out_channels) / p.groups < 8;
 }
 
+// Few input channels alone are no reason to, forward, where output channels are the lanes.
+template <class T>
+bool forward_goes_via_contiguous(const ConvParams& p) {
+  return goes_via_contiguous(p) &&
+         forward_gather<T>(p, nullptr, nullptr, nullptr, nullptr, nullptr).engine != Engine::direct;
+}
+
 ConvParams as_contiguous(const ConvParams& p) {
   ConvParams q = p;
   q.layout = Layout::contiguous;
@@ -303,7 +313,8 @@ size_t conv_forward_scratch(const ConvParams& p) {
   size_t bytes = 0;
   dispatch_float(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    bytes = goes_via_contiguous(p) ? Contiguous<T>::bytes(p) + forward_bytes<T>(as_contiguous(p)) : forward_bytes<T>(p);
+    bytes = forward_goes_via_contiguous<T>(p) ? Contiguous<T>::bytes(p) + forward_bytes<T>(as_contiguous(p))
+                                              : forward_bytes<T>(p);
   });
   return bytes;
 }
@@ -314,7 +325,7 @@ void conv_forward(const ConvParams& p, const void* input, const void* weight, co
     using T = decltype(zero);
     const T *x = static_cast<const T*>(input), *w = static_cast<const T*>(weight), *b = static_cast<const T*>(bias);
     T* y = static_cast<T*>(output);
-    if (!goes_via_contiguous(p)) return forward(p, x, w, b, y, scratch);
+    if (!forward_goes_via_contiguous<T>(p)) return forward(p, x, w, b, y, scratch);
     Contiguous<T> via(p, scratch);
     input_to_contiguous(p, x, via.x);
     forward(as_contiguous(p), via.x, w, b, via.y, via.rest);

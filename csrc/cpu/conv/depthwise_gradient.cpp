@@ -133,13 +133,26 @@ ARRAYNN_INLINE void channels_of_row(const RowTap<T>* taps, const T* dy, int64_t 
   });
 }
 
+// A few columns at a time for all channels: pixels mostly lie at distances that share sets of the nearest cache.
 template <class T>
-void add_row(const Gather<T>& g, const RowTap<T>* taps, int count, const T* dy) {
+void add_row(const Gather<T>& g, const RowTap<T>* taps, int count, const T* dy, const NextRow<T>& next) {
+  constexpr int together = 8;
   int64_t x_step = g.stride.w * g.in_strides.w;
   with_constant<most_taps>(count, [&](auto constant) {
-    for_vectors<T>(g.groups, [&](int64_t c, auto n) ARRAYNN_LAMBDA {
-      channels_of_row<T, constant>(taps, dy, g.out_strides.w, x_step, c, n);
-    });
+    for (int64_t col = 0; col < g.grid.w; col += together) {
+      RowTap<T> some[constant()];
+      for (int t = 0; t < constant(); ++t) {
+        some[t] = taps[t];
+        some[t].columns = {std::max(col, taps[t].columns.begin), std::min(col + together, taps[t].columns.end)};
+        some[t].columns.end = std::max(some[t].columns.begin, some[t].columns.end);
+      }
+      NextRow<T> ahead{next.in ? next.in + col * x_step : nullptr,
+                       next.out ? next.out + col * g.out_strides.w : nullptr};
+      for_vectors<T>(g.groups, [&](int64_t c, auto n) ARRAYNN_LAMBDA {
+        ahead.template prefetch<together, together, 0>(c, x_step, g.out_strides.w);
+        channels_of_row<T, constant>(some, dy, g.out_strides.w, x_step, c, n);
+      });
+    }
   });
 }
 
@@ -151,6 +164,11 @@ void row_gradient(const Gather<T>& g, const T* dy, int64_t line, T* sums) {
   RowTap<T> taps[most_taps];
   int count = 0;
   int64_t step = even_part(g.tap_count, most_taps);
+  NextRow<T> next = next_row(g, g.in + image * g.in_strides.n, slice, row, 0, d);
+  auto add = [&] {
+    add_row(g, taps, count, d, next);
+    count = 0, next = {};
+  };
   for (int64_t t = 0; t < g.tap_count; ++t) {
     const Triple& o = g.taps[t].offset;
     int64_t z = slice * g.stride.d + o.d, y = row * g.stride.h + o.h;
@@ -158,11 +176,9 @@ void row_gradient(const Gather<T>& g, const T* dy, int64_t line, T* sums) {
     if (z < 0 || z >= g.size.d || y < 0 || y >= g.size.h || columns.begin >= columns.end) continue;
     const T* x = g.in + image * g.in_strides.n + z * g.in_strides.d + y * g.in_strides.h + o.w * g.in_strides.w;
     taps[count++] = {x, columns, sums + t * g.groups};
-    if (count < step) continue;
-    add_row(g, taps, count, d);
-    count = 0;
+    if (count == step) add();
   }
-  if (count > 0) add_row(g, taps, count, d);
+  if (count > 0) add();
 }
 
 template <class T>

@@ -27,10 +27,11 @@ struct Strides {  // of an array seen as n, c, d, h, w
   int64_t n, c, d, h, w;
 };
 
-// What computes a gather, or a weight gradient: depthwise.cpp and depthwise_gradient.cpp; winograd.cpp and
+// What computes a gather, or a weight gradient: depthwise.cpp (channels-last), depthwise_rows.cpp (contiguous) and
+// depthwise_gradient.cpp; winograd.cpp and
 // winograd_gradient.cpp; direct.cpp and direct_gradient.cpp, with channels in the lanes; planes.cpp, with pixels in
 // them; taps_gemm.cpp and weight_gradient.cpp, as a matrix product.
-enum class Engine { depthwise, winograd, direct, planes, product };
+enum class Engine { depthwise, depthwise_rows, winograd, direct, planes, product };
 
 template <class T>
 struct Gather {
@@ -72,8 +73,14 @@ template <class T>
 void gather_depthwise(const Gather<T>& g, T* scratch);
 template <class T>
 int64_t gather_depthwise_scratch(const Gather<T>& g);
+template <class T>
+void gather_depthwise_rows(const Gather<T>& g, T* scratch);
+template <class T>
+int64_t gather_depthwise_rows_scratch(const Gather<T>& g);
 
 // Whether one of these can compute the gather, and is faster than a matrix product.
+template <class T>
+bool takes_depthwise_rows(const Gather<T>& g);
 template <class T>
 bool takes_winograd(const ConvParams& p, const Gather<T>& g);
 template <class T>
@@ -167,6 +174,32 @@ template <class T>
 Columns columns_of(const Gather<T>& g, int64_t dx) {
   int64_t begin = dx < 0 ? std::min(ceil_div(-dx, g.stride.w), g.grid.w) : 0;
   return {begin, dx < g.size.w ? std::min((g.size.w - 1 - dx) / g.stride.w + 1, g.grid.w) : 0};
+}
+
+// What a tile of the next row reads for the first time, and writes: its first pixel's input and output, or null. Lines
+// of channels are too scattered for the processor to foresee, and a burst of requests would only wait, so that a tile
+// asks for them channel by channel.
+template <class T>
+struct NextRow {
+  const T *in, *out;
+
+  template <int Inputs, int Outputs, int Write = 1>
+  ARRAYNN_INLINE void prefetch(int64_t c, int64_t in_step, int64_t out_step) const {
+    constexpr int64_t line = 64, size = sizeof(T), half = size * lanes<T> < line ? line / 2 : 0;
+    if (in && c * size % line == 0)
+      static_for<Inputs>([&](auto i) ARRAYNN_LAMBDA { __builtin_prefetch(in + i * in_step + c, 0, 2); });
+    if (out && c * size % line == half)
+      static_for<Outputs>([&](auto i) ARRAYNN_LAMBDA { __builtin_prefetch(out + i * out_step + c, Write, 2); });
+  }
+};
+
+template <class T>
+NextRow<T> next_row(const Gather<T>& g, const T* in, int64_t slice, int64_t row, int64_t col, const T* out) {
+  int64_t z = slice * g.stride.d + g.high.d, y = (row + 1) * g.stride.h + g.high.h;
+  if (row + 1 == g.grid.h) return {};
+  bool inside = z >= 0 && z < g.size.d && y >= 0 && y < g.size.h;
+  const T* from = in + z * g.in_strides.d + y * g.in_strides.h + col * g.stride.w * g.in_strides.w;
+  return {inside ? from : nullptr, out + g.out_strides.h + col * g.out_strides.w};
 }
 
 // A run of `count` <= lanes neighbouring outputs of one grid row.
