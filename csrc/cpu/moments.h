@@ -1,6 +1,7 @@
-// Mean and squared deviations of numbers, in double. A block is shifted by its first number, so that a mean far from
-// zero costs nothing, and blocks are merged by Chan's formula (Chan, Golub and LeVeque, "Updating Formulae and a
-// Pairwise Algorithm for Computing Sample Variances", 1979).
+// Mean and squared deviations of numbers. A block that the nearest cache holds is read twice, for its mean and for the
+// deviations from that, so that a mean far from zero costs nothing; what the rounded mean leaves is corrected. Blocks
+// are merged in double by Chan's formula (Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for
+// Computing Sample Variances", 1979).
 #pragma once
 #include "cpu/simd/vec.h"
 
@@ -25,21 +26,64 @@ inline Moments moments_of_sums(double count, double shift, double sum, double sq
   return {count, shift + sum / count, squares - sum * (sum / count)};
 }
 
+// Whether the squares that add up to this have kept to float's range, and are not so small that they lost digits.
+ARRAYNN_INLINE bool keeps_range(double squares, int64_t n) {
+  return squares < static_cast<double>(__FLT_MAX__) && squares > 1e-30 * static_cast<double>(n);
+}
+
+// In double throughout, as deviations from one of the numbers; for runs that are added one by one.
+template <class T>
+struct WideMoments {
+  explicit WideMoments(T number) : shift_(number) {}
+
+  void add(const T* x, int64_t n) {
+    vec<double> shift = broadcast<double>(static_cast<double>(shift_));
+    for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+      int half = 0;
+      as_doubles(keep_count<T>(load_count(x + i, count), count, broadcast<T>(shift_)),
+                 [&](vec<double> v) ARRAYNN_LAMBDA {
+                   vec<double> d = v - shift;
+                   sums_[half] += d;
+                   squares_[half] = fma(d, d, squares_[half]);
+                   ++half;
+                 });
+    });
+    count_ += n;
+  }
+  Moments moments() const {
+    return moments_of_sums(static_cast<double>(count_), static_cast<double>(shift_), sum<double>(sums_[0] + sums_[1]),
+                           sum<double>(squares_[0] + squares_[1]));
+  }
+
+ private:
+  T shift_;
+  vec<double> sums_[2] = {}, squares_[2] = {};
+  int64_t count_ = 0;
+};
+
+template <class T>
+Moments wide_moments_of_block(const T* x, int64_t n) {
+  WideMoments<T> m(x[0]);
+  m.add(x, n);
+  return m.moments();
+}
+
 template <class T>
 Moments moments_of_block(const T* x, int64_t n) {
-  vec<T> first = broadcast<T>(x[0]);
-  vec<double> shift = broadcast<double>(static_cast<double>(x[0])), sums[2] = {}, squares[2] = {};
-  for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-    int half = 0;
-    as_doubles(keep_count<T>(load_count(x + i, count), count, first), [&](vec<double> v) ARRAYNN_LAMBDA {
-      vec<double> d = v - shift;
-      sums[half] += d;
-      squares[half] = fma(d, d, squares[half]);
-      ++half;
-    });
+  constexpr int ways = 4;
+  vec<T> total[ways] = {}, rest[ways] = {}, squares[ways] = {};
+  for_vectors_in_turns<T, ways>(
+      n, [&](int64_t i, auto way, auto count) ARRAYNN_LAMBDA { total[way] += load_count(x + i, count); });
+  vec<T> mean = broadcast<T>(sum<T>((total[0] + total[1]) + (total[2] + total[3])) / static_cast<T>(n));
+  for_vectors_in_turns<T, ways>(n, [&](int64_t i, auto way, auto count) ARRAYNN_LAMBDA {
+    vec<T> d = keep_count<T>(load_count(x + i, count), count, mean) - mean;
+    rest[way] += d;
+    squares[way] = fma(d, d, squares[way]);
   });
-  return moments_of_sums(static_cast<double>(n), static_cast<double>(x[0]), sum<double>(sums[0] + sums[1]),
-                         sum<double>(squares[0] + squares[1]));
+  auto q = static_cast<double>(sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3])));
+  if (!keeps_range(q, n)) return wide_moments_of_block(x, n);
+  auto left = static_cast<double>(sum<T>((rest[0] + rest[1]) + (rest[2] + rest[3])));
+  return moments_of_sums(static_cast<double>(n), static_cast<double>(mean[0]), left, q);
 }
 
 template <class T>

@@ -5,6 +5,7 @@
 #include "cpu/kernels.h"
 #include "cpu/moments.h"
 #include "cpu/parallel.h"
+#include "cpu/simd/fill.h"
 #include "cpu/sums.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
@@ -14,7 +15,7 @@ namespace {
 constexpr int64_t grain = 8 << 10;  // elements per task
 
 template <class T>
-double sum_of_squares(const T* x, int64_t n) {
+double wide_sum_of_squares(const T* x, int64_t n) {
   vec<double> total[2] = {};
   for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
     int half = 0;
@@ -24,6 +25,25 @@ double sum_of_squares(const T* x, int64_t n) {
     });
   });
   return sum<double>(total[0] + total[1]);
+}
+
+// Blocks are summed in T, as far as that has the range for it, and their sums in double.
+template <class T>
+double sum_of_squares(const T* x, int64_t n) {
+  constexpr int64_t block = 2048;
+  constexpr int ways = 4;
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += block) {
+    int64_t size = n - begin < block ? n - begin : block;
+    vec<T> squares[ways] = {};
+    for_vectors_in_turns<T, ways>(size, [&](int64_t i, auto way, auto count) ARRAYNN_LAMBDA {
+      vec<T> v = load_count(x + begin + i, count);
+      squares[way] = fma(v, v, squares[way]);
+    });
+    auto q = static_cast<double>(sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3])));
+    total += keeps_range(q, size) ? q : wide_sum_of_squares(x + begin, size);
+  }
+  return total;
 }
 
 template <class T>
@@ -52,12 +72,12 @@ struct Normal {
 };
 
 template <class T>
-void normalize_row(const Normal<T>& z, int64_t n, const T* weight, const T* bias, T* y) {
-  for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+void normalize_row(bool streamed, const Normal<T>& z, int64_t n, const T* weight, const T* bias, T* y) {
+  fill(streamed, 0, n, y, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
     vec<T> v = z.at(i, count);
     if (weight) v *= load_count(weight + i, count);
     if (bias) v += load_count(bias + i, count);
-    store_count(y + i, v, count);
+    return v;
   });
 }
 
@@ -68,16 +88,15 @@ ARRAYNN_INLINE vec<T> weighted(const T* dy, const T* weight, int64_t i, Count co
 }
 
 template <class T>
-void row_gradient(const RowNormParams& p, const Normal<T>& z, const T* dy, const T* weight, T* dx) {
+void row_gradient(bool streamed, const RowNormParams& p, const Normal<T>& z, const T* dy, const T* weight, T* dx) {
   Sums sums = sums_of<T>(p.size, [&](int64_t i, auto count, vec<T>& g, vec<T>& gz) ARRAYNN_LAMBDA {
     g = weighted(dy, weight, i, count);
     gz = g * z.at(i, count);
   });
   double n = static_cast<double>(p.size);
   T mean_g = static_cast<T>(p.centered ? sums.first / n : 0), mean_gz = static_cast<T>(sums.second / n);
-  for_vectors<T>(p.size, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-    vec<T> v = (weighted(dy, weight, i, count) - mean_g) - z.at(i, count) * mean_gz;
-    store_count(dx + i, v * z.rstd, count);
+  fill(streamed, 0, p.size, dx, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    return ((weighted(dy, weight, i, count) - mean_g) - z.at(i, count) * mean_gz) * z.rstd;
   });
 }
 
@@ -122,12 +141,14 @@ void row_norm_forward(const RowNormParams& p, const void* x, const void* weight,
     using T = decltype(zero);
     const T *in = static_cast<const T*>(x), *w = static_cast<const T*>(weight), *b = static_cast<const T*>(bias);
     T* out = static_cast<T*>(y);
+    bool streamed = is_streamed<T>(p.rows * p.size);
     parallel_chunks(p.rows, grain / p.size + 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         Statistics s = statistics_of(p, in + row * p.size);
-        normalize_row(Normal<T>(in + row * p.size, s), p.size, w, b, out + row * p.size);
+        normalize_row(streamed, Normal<T>(in + row * p.size, s), p.size, w, b, out + row * p.size);
         if (statistics) statistics[row] = s;
       }
+      if (streamed) stream_end();
     });
   });
 }
@@ -143,7 +164,7 @@ void row_norm_backward(const RowNormParams& p, const void* dy, const void* x, co
     using T = decltype(zero);
     const T *in = static_cast<const T*>(x), *cotangent = static_cast<const T*>(dy), *w = static_cast<const T*>(weight);
     T *out = static_cast<T*>(dx), *parts = static_cast<T*>(scratch);
-    bool adds = d_weight || d_bias;
+    bool adds = d_weight || d_bias, streamed = out && is_streamed<T>(p.rows * p.size);
     int64_t each = rows_of_task(p), tasks = tasks_of(p);
     parallel_for(tasks, [&](int64_t task, int) {
       T* sums = adds ? parts + 2 * task * p.size : nullptr;
@@ -151,9 +172,10 @@ void row_norm_backward(const RowNormParams& p, const void* dy, const void* x, co
       for (int64_t row = task * each; row < p.rows && row < (task + 1) * each; ++row) {
         int64_t at = row * p.size;
         Normal<T> z(in + at, statistics[row]);
-        if (out) row_gradient(p, z, cotangent + at, w, out + at);
+        if (out) row_gradient(streamed, p, z, cotangent + at, w, out + at);
         if (adds) add_row(z, p.size, cotangent + at, sums, sums + p.size);
       }
+      if (streamed) stream_end();
     });
     add_tasks(parts, tasks, 2 * p.size, p.size, static_cast<T*>(d_weight));
     add_tasks(parts + p.size, tasks, 2 * p.size, p.size, static_cast<T*>(d_bias));

@@ -2,47 +2,32 @@
 #include "cpu/activation/functions.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/simd/fill.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
-constexpr int64_t grain = 32 << 10;                    // elements per task: its bytes fit in L2
-constexpr int64_t streamed_bytes = int64_t{16} << 20;  // results of this size are not in cache when read
-
-constexpr int64_t ahead = 2 << 10;  // bytes: functions of many instructions have too few loads under way by themselves
-
-// y[i] = f(i, count) over [begin, end), by vectors; past the cache where the array is large, whose inputs are fetched
-// ahead then.
-template <class T, class F, class... Inputs>
-ARRAYNN_INLINE void fill(int64_t total, int64_t begin, int64_t end, T* y, const F& f, const Inputs*... inputs) {
-  bool aligned = reinterpret_cast<uintptr_t>(y + begin) % ARRAYNN_VECTOR_BYTES == 0;
-  if (total * static_cast<int64_t>(sizeof(T)) >= streamed_bytes && aligned) {
-    std::integral_constant<int, lanes<T>> whole;
-    for (; begin + lanes<T> <= end; begin += lanes<T>) {
-      (__builtin_prefetch(reinterpret_cast<const char*>(inputs + begin) + ahead), ...);
-      stream(y + begin, f(begin, whole));
-    }
-    stream_end();
-  }
-  for_vectors<T>(end - begin,
-                 [&](int64_t i, auto n) ARRAYNN_LAMBDA { store_count(y + begin + i, f(begin + i, n), n); });
-}
+constexpr int64_t grain = 32 << 10;  // elements per task: its bytes fit in L2
 
 template <class T, class F>
 void forward_all(const F& f, int64_t count, const T* x, T* y) {
+  bool streamed = is_streamed<T>(count);
   parallel_chunks(count, grain, [=](int64_t begin, int64_t end) {
-    fill<T>(count, begin, end, y, [=](int64_t i, auto n) ARRAYNN_LAMBDA { return f.forward(load_count(x + i, n)); }, x);
+    fill(streamed, begin, end, y, [=](int64_t i, auto n) ARRAYNN_LAMBDA { return f.forward(load_count(x + i, n)); }, x);
+    if (streamed) stream_end();
   });
 }
 
 template <class T, class F>
 void backward_all(const F& f, int64_t count, const T* saved, const T* dy, T* dx) {
+  bool streamed = is_streamed<T>(count);
   parallel_chunks(count, grain, [=](int64_t begin, int64_t end) {
-    fill<T>(
-        count, begin, end, dx,
+    fill(
+        streamed, begin, end, dx,
         [=](int64_t i, auto n) ARRAYNN_LAMBDA { return f.backward(load_count(saved + i, n), load_count(dy + i, n)); },
         saved, dy);
+    if (streamed) stream_end();
   });
 }
 

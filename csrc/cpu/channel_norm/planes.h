@@ -20,35 +20,49 @@ struct Planes {
     int64_t elements = per * p.elements_per_unit();
     parallel_chunks(p.statistics(), grain / (elements + 1) + 1, [&](int64_t begin, int64_t end) {
       for (int64_t s = begin; s < end; ++s) f(s);
+      stream_end();  // of those who stream
     });
   }
 };
 
 template <class T>
-void normalize_plane(const T* x, T* y, int64_t n, const Affine<T>& f) {
-  for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-    store_count(y + i, ((load_count(x + i, count) - f.high) - f.low) * f.scale + f.shift, count);
+void normalize_plane(bool streamed, const T* x, T* y, int64_t n, const Affine<T>& f) {
+  fill(streamed, 0, n, y, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    return ((load_count(x + i, count) - f.high) - f.low) * f.scale + f.shift;
   });
+}
+
+// Of the units of a statistic from `first` on. Runs too short to be worth reading twice are added up in double.
+template <class T>
+Moments moments_of_runs(const Planes& planes, int64_t first, const T* x) {
+  constexpr int64_t short_run = 256;
+  int64_t length = planes.per * planes.p.inner;
+  if (length <= short_run) {
+    WideMoments<T> wide(x[planes.at(first, 0)]);
+    for (int64_t run = 0; run < planes.runs; ++run) wide.add(x + planes.at(first, run), length);
+    return wide.moments();
+  }
+  Moments m;
+  for (int64_t run = 0; run < planes.runs; ++run) m.merge(moments_of(x + planes.at(first, run), length));
+  return m;
 }
 
 template <class T>
 void planes_forward(const ChannelNormParams& p, const ChannelNormForward& call) {
   Planes planes(p);
   Forward<T> a(call);
+  bool streamed = is_streamed<T>(p);
   planes.for_statistics([&](int64_t s) {
     int64_t first = s * planes.per;
     if (p.fixed) {
       call.statistics[s] = running(p, call, s);
     } else {
-      Moments m;
-      for (int64_t run = 0; run < planes.runs; ++run)
-        m.merge(moments_of(a.x + planes.at(first, run), planes.per * p.inner));
-      call.statistics[s] = settle(p, call, s, m);
+      call.statistics[s] = settle(p, call, s, moments_of_runs(planes, first, a.x));
     }
     for (int64_t unit = first; unit < first + planes.per; ++unit) {
       Affine<T> f(a, unit % p.channels, call.statistics[s]);
       for (int64_t run = 0; run < planes.runs; ++run)
-        normalize_plane(a.x + planes.at(unit, run), a.y + planes.at(unit, run), p.inner, f);
+        normalize_plane(streamed, a.x + planes.at(unit, run), a.y + planes.at(unit, run), p.inner, f);
     }
   });
 }
@@ -66,11 +80,11 @@ Sums plane_sums(const T* dy, const T* x, int64_t n, const Statistics& s) {
 
 // x is not looked at where its share is none.
 template <class T>
-void plane_gradient(const T* dy, const T* x, T* dx, int64_t n, const Gradient<T>& f, bool fixed) {
-  for_vectors<T>(n, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+void plane_gradient(bool streamed, const T* dy, const T* x, T* dx, int64_t n, const Gradient<T>& f, bool fixed) {
+  fill(streamed, 0, n, dx, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
     vec<T> v = load_count(dy + i, count) * f.scale;
     if (!fixed) v -= f.offset + ((load_count(x + i, count) - f.high) - f.low) * f.slope;
-    store_count(dx + i, v, count);
+    return v;
   });
 }
 
@@ -79,6 +93,7 @@ void planes_backward(const ChannelNormParams& p, const ChannelNormBackward& call
   Planes planes(p);
   Backward<T> a(call);
   const T* x = p.fixed && !a.d_weight ? nullptr : a.x;
+  bool streamed = is_streamed<T>(p);
   planes.for_statistics([&](int64_t s) {
     const Statistics& statistics = call.statistics[s];
     int64_t first = s * planes.per, end = first + planes.per;
@@ -95,7 +110,7 @@ void planes_backward(const ChannelNormParams& p, const ChannelNormBackward& call
       Gradient<T> f(a, unit % p.channels, statistics, means);
       for (int64_t run = 0; run < planes.runs; ++run) {
         int64_t at = planes.at(unit, run);
-        plane_gradient(a.dy + at, p.fixed ? nullptr : x + at, a.dx + at, p.inner, f, p.fixed);
+        plane_gradient(streamed, a.dy + at, p.fixed ? nullptr : x + at, a.dx + at, p.inner, f, p.fixed);
       }
     }
   });

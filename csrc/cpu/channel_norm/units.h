@@ -6,12 +6,18 @@
 #include "cpu/kernels.h"
 #include "cpu/moments.h"
 #include "cpu/parallel.h"
+#include "cpu/simd/fill.h"
 #include "cpu/sums.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
 namespace {
 
 constexpr int64_t grain = 8 << 10;  // elements per task
+
+template <class T>
+bool is_streamed(const ChannelNormParams& p) {
+  return is_streamed<T>(p.images * p.channels * p.inner);
+}
 
 // The arrays of a call with their type.
 template <class T>

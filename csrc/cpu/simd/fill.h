@@ -1,0 +1,33 @@
+// Writing results: past the cache where they are larger than it, since the next op will not find them there anyway and
+// a store to what is not in the cache would read it first.
+#pragma once
+#include "cpu/simd/vec.h"
+
+namespace arraynn::cpu::ARRAYNN_ISA {
+namespace {
+
+// Whether a result of so many elements is written past the cache.
+template <class T>
+bool is_streamed(int64_t elements) {
+  constexpr int64_t streamed_bytes = int64_t{16} << 20;
+  return elements * static_cast<int64_t>(sizeof(T)) >= streamed_bytes;
+}
+
+// y[i] = f(i, count) over [begin, end), by vectors. Who streams calls stream_end() when a task is done. Of inputs that
+// are named, what comes next is fetched ahead then: functions of many instructions have too few loads under way.
+template <class T, class F, class... Inputs>
+ARRAYNN_INLINE void fill(bool streamed, int64_t begin, int64_t end, T* y, const F& f, const Inputs*... inputs) {
+  constexpr int64_t ahead = 2 << 10;  // bytes
+  if (streamed && reinterpret_cast<uintptr_t>(y + begin) % ARRAYNN_VECTOR_BYTES == 0) {
+    std::integral_constant<int, lanes<T>> whole;
+    for (; begin + lanes<T> <= end; begin += lanes<T>) {
+      (__builtin_prefetch(reinterpret_cast<const char*>(inputs + begin) + ahead), ...);
+      stream(y + begin, f(begin, whole));
+    }
+  }
+  for_vectors<T>(end - begin,
+                 [&](int64_t i, auto n) ARRAYNN_LAMBDA { store_count(y + begin + i, f(begin + i, n), n); });
+}
+
+}  // namespace
+}  // namespace arraynn::cpu::ARRAYNN_ISA
