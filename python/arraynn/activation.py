@@ -239,6 +239,7 @@ def softmax(input: Array, axis: int = -1, *, out: Array | None = None) -> Array:
     Returns
     -------
     array of the shape and dtype of `input`
+        Results below the normal numbers (1.2e-38 in float32) may be 0.
 
     Raises
     ------

@@ -28,6 +28,8 @@ struct Exp<float> {
   static constexpr int mantissa = 23, bias = 127;
   static constexpr float q[] = {0.50000000135f,    0.166666666817f,   0.041666464602f,
                                 0.00833331088958f, 0.00139336858626f, 0.000198910306544f};
+  // for the least error relative to exp(r): 0.03 ulp
+  static constexpr float sum_q[] = {0.49999994f, 0.166665211f, 0.0416682661f, 0.00836867746f, 0.00138207304f};
 };
 
 template <>
@@ -49,6 +51,7 @@ struct Exp<double> {
                                  2.7557273570102139673e-7,
                                  2.5105259538448493419e-8,
                                  2.0914717341716375952e-9};
+  static constexpr const double (&sum_q)[11] = q;
 };
 
 // x + low = n ln 2 + r; gives n, as integers and as floats, and exp(r) - 1. `low` is what x lacks of its value: little.
@@ -104,20 +107,29 @@ ARRAYNN_INLINE vec<T> exp_of_sum(vec<T> x, vec<T> low) {
   return scaled<T>(p, n, whole);
 }
 
-// exp for x <= 0 where a result below the normal range may be 0: one step on every instruction set.
-// For sums that hold an exp(0) as well.
+// exp for x <= 0 where a result below the normal range may be 0. For sums that hold an exp(0) as well: the polynomial
+// is one degree shorter than reduce's, which keeps the digits of exp(r) - 1 too.
 template <class T>
 ARRAYNN_INLINE vec<T> exp_nonpositive(vec<T> x) {
   using C = Exp<T>;
-  constexpr T lowest = T(1 - C::bias) * T(0.6931471805599453);
-  mask<T> n;
-  vec<T> whole, p = reduce<T>(max(broadcast<T>(lowest), x), n, whole) + T(1);
 #ifdef ARRAYNN_HAS_SCALE
-  p = scale(p, whole);
+  constexpr int least = -2 * C::bias;  // 2^least rounds to 0
 #else
-  p = p * power_of_two<T>(n);
+  constexpr int least = -C::bias;  // its exponent's bits are 0, and so it is
 #endif
-  return x < lowest ? vec<T>{} : p;
+  constexpr T lowest = T(least) * T(0.6931471805599453);
+  vec<T> near = max(broadcast<T>(lowest), x);  // NaN, as second operand, stays
+  vec<T> shifted = fma(near, broadcast<T>(C::log2e), broadcast<T>(C::magic)), whole = shifted - C::magic;
+  vec<T> r = fma(whole, broadcast<T>(-C::ln2_lo), fma(whole, broadcast<T>(-C::ln2_hi), near));
+  constexpr int degree = sizeof(C::sum_q) / sizeof(T) - 1;
+  vec<T> p = broadcast<T>(C::sum_q[degree]);
+  static_for<degree>([&](auto i) ARRAYNN_LAMBDA { p = fma(p, r, broadcast<T>(C::sum_q[degree - 1 - i])); });
+  p = fma(fma(p, r, broadcast<T>(T(1))), r, broadcast<T>(T(1)));
+#ifdef ARRAYNN_HAS_SCALE
+  return scale(p, whole);
+#else
+  return p * power_of_two<T>(float_to_bits<T>(shifted) - float_to_bits<T>(broadcast<T>(C::magic)));
+#endif
 }
 
 template <class T>
