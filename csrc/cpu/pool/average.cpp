@@ -66,6 +66,31 @@ void divide_row(const PoolAxis& a, const Counts& c, double rows, T* values) {
   for (int64_t o = c.last; o < a.out; ++o) values[o] /= static_cast<T>(rows * count_at(a, c, o));
 }
 
+// ---- contiguous volumes, forward -----------------------------------------------------------------
+
+// Four runs side by side: what they hold is added up at once, and across the lanes together.
+constexpr int64_t most_at_once = 2048;
+template <class T>
+void sums_of_four_runs(const T* x, int64_t count, T* y) {
+  vec<T> total[4] = {};
+  for_vectors<T>(count, [&](int64_t i, auto n) ARRAYNN_LAMBDA {
+    static_for<4>([&](auto run) ARRAYNN_LAMBDA { total[run] += load_count(x + run * count + i, n); });
+  });
+  sums_of_four<T>(total, y);
+}
+
+// A row of the output, whose slices and rows have the factor `high` in the divisors.
+template <class T>
+void joined_row_divided(const PoolParams& p, const Divisors& d, const JoinedRows<Sum<T>, T>& rows, double high, T* y) {
+  if (is_pairs(p.columns) && !rows.none) {
+    T divisor = static_cast<T>(high * d.columns.inside);
+    join_pairs<Sum<T>>(p.columns, rows, y, [=](vec<T> v) ARRAYNN_LAMBDA { return v / divisor; });
+    return;
+  }
+  join_row(p.columns, rows, y);
+  divide_row(p.columns, d.columns, high, y);
+}
+
 // ---- contiguous volumes, backward ----------------------------------------------------------------
 
 template <class T>
@@ -213,7 +238,10 @@ void avg_pool_forward(const PoolParams& p, const void* input, void* output) {
     if (p.layout != Layout::channels_last && is_whole(p)) {
       parallel_chunks(planes, grain / in + 1, [&](int64_t begin, int64_t end) {
         T divisor = whole_divisor<T>(p, d);
-        for (int64_t i = begin; i < end; ++i) y[i] = join_run<Sum<T>>(x + i * in, in) / divisor;
+        int64_t i = begin;
+        for (; i + 4 <= end && in <= most_at_once; i += 4) sums_of_four_runs(x + i * in, in, y + i);
+        for (; i < end; ++i) y[i] = join_run<Sum<T>>(x + i * in, in);
+        for (i = begin; i < end; ++i) y[i] /= divisor;
       });
       return;
     }
@@ -224,9 +252,8 @@ void avg_pool_forward(const PoolParams& p, const void* input, void* output) {
         });
       else
         for_output_rows<deep()>(p, planes, cost, [=, &p, &d](int64_t image, auto line, int64_t i) {
-          T* row = y + i * out;
-          join_row<Sum<T>>(p, x + image * in, line, row);
-          divide_row(p.columns, d.columns, count_at(p, d, line), row);
+          JoinedRows<Sum<T>, T> rows(p, x + image * in, line);
+          joined_row_divided(p, d, rows, count_at(p, d, line), y + i * out);
         });
     });
   });

@@ -127,7 +127,7 @@ ARRAYNN_INLINE void pairs_with_taps(const PoolParams& p, const T* volume, Lines<
   const PoolAxis& a = p.columns;
   Taps slices = lines.slices();
   int first_tap = static_cast<int>(tap_number(p, slices.first, lines.rows.first));
-  for_vectors<T>(a.out, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+  for_overlapping_vectors<T>(a.out, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
     vec<T> best = broadcast<T>(-INFINITY);
     mask<T> tap = mask<T>{} + first_tap;
     for_lines(p, lines, [&](int64_t number, int64_t first_of_line) ARRAYNN_LAMBDA {
@@ -209,7 +209,7 @@ ARRAYNN_INLINE void contiguous_row(const Forward<T>& f, int64_t image, Line<deep
   int64_t out = p.columns.out, at = number * out;
   const T* x = f.x + image * p.slices.size * p.rows.size * p.columns.size;
   if (!f.taps && !f.places) {
-    join_row<Max<T>>(p, x, o, f.y + at);
+    join_row(p.columns, JoinedRows<Max<T>, T>(p, x, o), f.y + at);
     return;
   }
   Lines<deep> lines = lines_of(p, o);

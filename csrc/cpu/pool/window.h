@@ -133,6 +133,7 @@ ARRAYNN_INLINE vec<T> load_inside(const T* p, int64_t at, int64_t size) {
 }
 
 // ---- forward, contiguous volumes: join the rows of a window, then its columns ---------------------
+// `values`, which give joined rows, come as copies, so that what they hold stays in registers.
 
 template <class T>
 struct Sum {
@@ -173,7 +174,7 @@ T join_run(const T* x, int64_t count) {
 
 // Windows at a stride of S, vectorised over the windows.
 template <class Op, int S, class T, class Values>
-void join_windows(const PoolAxis& a, const Values& values, T* y) {
+void join_windows(const PoolAxis& a, Values values, T* y) {
   alignas(64) T phases[room];
   int64_t reach = (a.kernel - 1) * a.dilation, length = room / S, tile = windows_in<T, S>(room, a);
   for (int64_t o = 0; o < a.out; o += tile) {
@@ -207,9 +208,34 @@ ARRAYNN_INLINE void pair(const Values& values, Count count, const F& f) {
   f(even<T>(a, b), odd<T>(a, b));
 }
 
+// All such windows of a row: y[o] = finish(its columns joined).
+template <class Op, class T, class Values, class Finish>
+void join_pairs(const PoolAxis& a, Values values, T* y, const Finish& finish) {
+  for_overlapping_vectors<T>(a.out, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
+    auto from = [&](int64_t c, auto n) ARRAYNN_LAMBDA { return values(2 * i + c, n); };
+    pair<T>(from, count, [&](vec<T> first, vec<T> second) ARRAYNN_LAMBDA {
+      store_count(y + i, finish(Op::join(first, second)), count);
+    });
+  });
+}
+
+// Neighbours x[0..count), of which there are few.
+template <class Op, class T>
+ARRAYNN_INLINE T join_neighbours(const T* x, int64_t count) {
+  T v = Op::empty;
+  if (count < 5) {
+    for (int64_t i = 0; i < count; ++i) v = Op::join(v, x[i]);
+    return v;
+  }
+  vec<T> empty = broadcast<T>(Op::empty), all = empty;
+  for_vectors<T>(count, [&](int64_t i, auto n)
+                            ARRAYNN_LAMBDA { all = Op::join(all, keep_count<T>(load_count(x + i, n), n, empty)); });
+  return Op::across(all);
+}
+
 // Windows wherever they lie, one by one, over rows that are joined in a buffer where it holds them.
 template <class Op, class T, class Values>
-void join_spans(const PoolAxis& a, const Values& values, T* y) {
+void join_spans(const PoolAxis& a, Values values, T* y) {
   alignas(64) T row[room + lanes<T>];
   for (int64_t o = 0; o < a.out;) {
     int64_t begin = reach_of(a, o).begin, end = begin, next = o;
@@ -225,6 +251,10 @@ void join_spans(const PoolAxis& a, const Values& values, T* y) {
                    [&](int64_t c, auto count) ARRAYNN_LAMBDA { store(row + c, values(begin + c, count)); });
     for (; o < next; ++o) {
       Span s = span_of(a, o);
+      if (s.step == 1) {
+        y[o] = join_neighbours<Op>(row + s.begin - begin, s.end - s.begin);
+        continue;
+      }
       T v = Op::empty;
       for (int64_t c = s.begin; c < s.end; c += s.step) v = Op::join(v, row[c - begin]);
       y[o] = v;
@@ -240,36 +270,42 @@ inline bool is_whole(const PoolParams& p) {
   return covers(p.slices) && covers(p.rows) && covers(p.columns);
 }
 
-// One row of the output.
-template <class Op, class T, bool deep>
-void join_row(const PoolParams& p, const T* volume, Line<deep> o, T* y) {
-  const PoolAxis& a = p.columns;
-  Span slices = deep ? span_of(p.slices, o.slice) : Span{0, 1, 1}, rows = span_of(p.rows, o.row);
-  if (slices.begin >= slices.end || rows.begin >= rows.end) {
-    for (int64_t i = 0; i < a.out; ++i) y[i] = Op::empty;
-    return;
+// The rows that a line's windows hold, joined: called with a column and a count, it gives so many columns.
+template <class Op, class T>
+struct JoinedRows {
+  const T* first;
+  int64_t height, row_step, depth, slice_step;
+  bool none;
+
+  template <bool deep>
+  JoinedRows(const PoolParams& p, const T* volume, Line<deep> o) {
+    Span slices = deep ? span_of(p.slices, o.slice) : Span{0, 1, 1}, rows = span_of(p.rows, o.row);
+    none = slices.begin >= slices.end || rows.begin >= rows.end;
+    int64_t width = p.columns.size;
+    first = volume + (slices.begin * p.rows.size + rows.begin) * width;
+    height = (rows.end - rows.begin) * width, row_step = rows.step * width;
+    depth = (slices.end - slices.begin) * p.rows.size * width, slice_step = slices.step * p.rows.size * width;
   }
-  const T* first = volume + (slices.begin * p.rows.size + rows.begin) * a.size;
-  int64_t height = (rows.end - rows.begin) * a.size, row_step = rows.step * a.size;
-  int64_t depth = (slices.end - slices.begin) * p.rows.size * a.size, slice_step = slices.step * p.rows.size * a.size;
-  auto values = [&](int64_t c, auto count) ARRAYNN_LAMBDA {
+  template <class Count>
+  ARRAYNN_INLINE vec<T> operator()(int64_t c, Count count) const {
     vec<T> v = load_count(first + c, count);
     for (int64_t r = row_step; r < height; r += row_step) v = Op::join(v, load_count(first + r + c, count));
     for (int64_t s = slice_step; s < depth; s += slice_step)
       for (int64_t r = 0; r < height; r += row_step) v = Op::join(v, load_count(first + s + r + c, count));
     return v;
-  };
-  if (is_pairs(a)) {
-    for_vectors<T>(a.out, [&](int64_t i, auto count) ARRAYNN_LAMBDA {
-      auto from = [&](int64_t c, auto n) ARRAYNN_LAMBDA { return values(2 * i + c, n); };
-      pair<T>(from, count,
-              [&](vec<T> first, vec<T> second) ARRAYNN_LAMBDA { store_count(y + i, Op::join(first, second), count); });
-    });
+  }
+};
+
+// One row of the output.
+template <class Op, class T>
+void join_row(const PoolAxis& a, const JoinedRows<Op, T>& rows, T* y) {
+  if (rows.none) {
+    for (int64_t i = 0; i < a.out; ++i) y[i] = Op::empty;
     return;
   }
+  if (is_pairs(a)) return join_pairs<Op>(a, rows, y, [](vec<T> v) ARRAYNN_LAMBDA { return v; });
   bool fits = !a.adaptive && (a.kernel - 1) * a.dilation <= room / 4;
-  if (!fits || !with_stride(a.stride, [&](auto s) { join_windows<Op, s()>(a, values, y); }))
-    join_spans<Op>(a, values, y);
+  if (!fits || !with_stride(a.stride, [&](auto s) { join_windows<Op, s()>(a, rows, y); })) join_spans<Op>(a, rows, y);
 }
 
 }  // namespace
