@@ -277,6 +277,17 @@ class Roof:
         memory = traffic / (self.bandwidth(traffic) * 1e9)
         return (compute, "fma") if compute >= memory else (memory, "copy")
 
+    def judge(self, record: dict[str, Any]) -> None:
+        """Set what limits a measured case, and how near it came to that."""
+        least, record["limit"] = self.floor(record["flops"], record["bytes"])
+        record["floor_ms"] = least * 1e3
+        record["roof_percent"] = 100 * record["floor_ms"] / record["ms"]
+
+    def higher(self, other: Roof) -> Roof:
+        """Return the better of two measurements of one machine: what disturbs them only lowers them."""
+        copy = ((size, max(a, b)) for (size, a), (_, b) in zip(self.copy, other.copy, strict=True))
+        return Roof(max(self.gflops, other.gflops), tuple(copy))
+
 
 def measure_roof(core: Any, dtype: str, seconds: float) -> Roof:
     """Measure the roof with the extension's own loops; 16-bit floats are computed in float32."""
@@ -350,9 +361,8 @@ def run_case(case: Case, dtype: str, roof: Roof, settings: Settings) -> dict[str
             return record | {"mismatch": wrong}
         times = interleave({name: engine.call for name, engine in built.items()}, settings)
     ours = times.pop(OURS)
-    floor, limit = roof.floor(case.flops, case.bytes(dtype))
-    record |= timing(ours) | {"rounds": len(ours), "limit": limit, "floor_ms": floor * 1e3}
-    record["roof_percent"] = 100 * record["floor_ms"] / record["ms"]
+    record |= timing(ours) | {"rounds": len(ours)}
+    roof.judge(record)
     record["peers"] = {name: timing(theirs) | median_ratio(theirs, ours) for name, theirs in times.items()}
     record["ratio_torch"] = record["peers"].get("torch", {}).get("ratio")
     best = min(record["peers"], key=lambda name: record["peers"][name]["ratio"], default=None)

@@ -80,6 +80,15 @@ def test_measured_roof_is_positive_and_ascending_in_size():
     assert [size for size, _ in roof.copy] == sorted(size for size, _ in roof.copy)
 
 
+def test_the_higher_roof_counts():
+    low = harness.Roof(gflops=90.0, copy=((1e6, 60.0), (1e9, 8.0)))
+    assert ROOF.higher(low) == harness.Roof(gflops=100.0, copy=((1e6, 60.0), (1e9, 10.0)))
+    record = {"flops": 1e9, "bytes": 1e6, "ms": 20.0}
+    ROOF.judge(record)
+    assert record["limit"] == "fma"
+    assert record["roof_percent"] == pytest.approx(50)
+
+
 def test_difference():
     x = np.linspace(1, 2, 5)
     assert harness.difference([x], [x + 1e-6], 1e-4) == ""
