@@ -398,3 +398,19 @@ def test_refused_calls_leave_the_running_statistics_alone() -> None:
         out=out.reshape(2, 4, 5),
     )
     assert_same_bits((mean, var), kept)
+
+
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+@pytest.mark.parametrize("inner", [(3, 5), (40, 50)], ids=str)  # planes added up in double, and read twice
+def test_squares_beyond_the_range(scale: float, inner: tuple[int, int]) -> None:
+    """Squares of such numbers are zero or infinite in float32."""
+    x = values((4, 6, *inner), np.float32, 1) * np.float32(scale)
+    for laid in (x, channels_last(x, 2)):
+        y = ann.batch_norm(laid, None, None, training=True, eps=0.0)
+        assert_close(y, ann.reference.batch_norm(x, None, None, training=True, eps=0.0), terms=20, scale=4)
+        y = ann.group_norm(laid, 3, eps=0.0)
+        assert_close(y, ann.reference.group_norm(x, 3, eps=0.0), terms=20, scale=4)
+    for name in ("layer_norm", "rms_norm"):
+        y = getattr(ann, name)(x, inner, eps=0.0)
+        assert_close(y, getattr(ann.reference, name)(x, inner, eps=0.0), terms=20, scale=4)

@@ -26,9 +26,11 @@ inline Moments moments_of_sums(double count, double shift, double sum, double sq
   return {count, shift + sum / count, squares - sum * (sum / count)};
 }
 
-// Whether the squares that add up to this have kept to float's range, and are not so small that they lost digits.
-ARRAYNN_INLINE bool keeps_range(double squares, int64_t n) {
-  return squares < static_cast<double>(__FLT_MAX__) && squares > 1e-30 * static_cast<double>(n);
+// Whether the squares that add up to this have kept to float's range, and are not so small that they lost digits which
+// count beside `eps`, what is added to their mean.
+ARRAYNN_INLINE bool keeps_range(double squares, int64_t n, double eps) {
+  constexpr double least = 1e-30;
+  return squares < static_cast<double>(__FLT_MAX__) && (squares > least * static_cast<double>(n) || eps > 1e10 * least);
 }
 
 // In double throughout, as deviations from one of the numbers; for runs that are added one by one.
@@ -69,7 +71,7 @@ Moments wide_moments_of_block(const T* x, int64_t n) {
 }
 
 template <class T>
-Moments moments_of_block(const T* x, int64_t n) {
+Moments moments_of_block(const T* x, int64_t n, double eps) {
   constexpr int ways = 4;
   vec<T> total[ways] = {}, rest[ways] = {}, squares[ways] = {};
   for_vectors_in_turns<T, ways>(
@@ -81,16 +83,16 @@ Moments moments_of_block(const T* x, int64_t n) {
     squares[way] = fma(d, d, squares[way]);
   });
   auto q = static_cast<double>(sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3])));
-  if (!keeps_range(q, n)) return wide_moments_of_block(x, n);
+  if (!keeps_range(q, n, eps)) return wide_moments_of_block(x, n);
   auto left = static_cast<double>(sum<T>((rest[0] + rest[1]) + (rest[2] + rest[3])));
   return moments_of_sums(static_cast<double>(n), static_cast<double>(mean[0]), left, q);
 }
 
 template <class T>
-Moments moments_of(const T* x, int64_t n) {
+Moments moments_of(const T* x, int64_t n, double eps) {
   constexpr int64_t block = 2048;
   Moments m;
-  for (int64_t i = 0; i < n; i += block) m.merge(moments_of_block(x + i, n - i < block ? n - i : block));
+  for (int64_t i = 0; i < n; i += block) m.merge(moments_of_block(x + i, n - i < block ? n - i : block, eps));
   return m;
 }
 

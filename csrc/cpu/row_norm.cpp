@@ -29,7 +29,7 @@ double wide_sum_of_squares(const T* x, int64_t n) {
 
 // Blocks are summed in T, as far as that has the range for it, and their sums in double.
 template <class T>
-double sum_of_squares(const T* x, int64_t n) {
+double sum_of_squares(const T* x, int64_t n, double eps) {
   constexpr int64_t block = 2048;
   constexpr int ways = 4;
   double total = 0;
@@ -41,7 +41,7 @@ double sum_of_squares(const T* x, int64_t n) {
       squares[way] = fma(v, v, squares[way]);
     });
     auto q = static_cast<double>(sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3])));
-    total += keeps_range(q, size) ? q : wide_sum_of_squares(x + begin, size);
+    total += keeps_range(q, size, eps) ? q : wide_sum_of_squares(x + begin, size);
   }
   return total;
 }
@@ -49,10 +49,10 @@ double sum_of_squares(const T* x, int64_t n) {
 template <class T>
 Statistics statistics_of(const RowNormParams& p, const T* x) {
   if (p.centered) {
-    Moments m = moments_of(x, p.size);
+    Moments m = moments_of(x, p.size, p.eps);
     return {m.mean, 1 / std::sqrt(m.variance() + p.eps)};
   }
-  return {0, 1 / std::sqrt(sum_of_squares(x, p.size) / static_cast<double>(p.size) + p.eps)};
+  return {0, 1 / std::sqrt(sum_of_squares(x, p.size, p.eps) / static_cast<double>(p.size) + p.eps)};
 }
 
 // (x - mean) rstd of a row.

@@ -154,8 +154,8 @@ ARRAYNN_INLINE void add_wide_moments(const T* x, int64_t step, int64_t rows, Cou
 
 // The same by the rows' own mean, as moments_of_block does it.
 template <class T, class Count>
-ARRAYNN_INLINE void add_moments(const T* x, int64_t step, int64_t rows, Count count, const vec<double> (&shift)[2],
-                                Pairs& pairs) {
+ARRAYNN_INLINE void add_moments(const T* x, int64_t step, int64_t rows, Count count, double eps,
+                                const vec<double> (&shift)[2], Pairs& pairs) {
   vec<T> total[ways] = {}, rest[ways] = {}, squares[ways] = {};
   for_rows(0, rows, [&](int64_t row, auto way) ARRAYNN_LAMBDA { total[way] += load_count(x + row * step, count); });
   vec<T> mean = joined<T>(total) / static_cast<T>(rows);
@@ -166,7 +166,8 @@ ARRAYNN_INLINE void add_moments(const T* x, int64_t step, int64_t rows, Count co
   });
   vec<T> left = joined<T>(rest), q = joined<T>(squares);
   for (int lane = 0; lane < count; ++lane)
-    if (!keeps_range(static_cast<double>(q[lane]), rows)) return add_wide_moments(x, step, rows, count, shift, pairs);
+    if (!keeps_range(static_cast<double>(q[lane]), rows, eps))
+      return add_wide_moments(x, step, rows, count, shift, pairs);
   vec<double> means[2] = {}, lefts[2] = {};
   int half = 0;
   as_doubles(mean, [&](vec<double> v) ARRAYNN_LAMBDA { means[half++] = v; });
@@ -190,7 +191,7 @@ void chunk_moments(const Columns& t, int64_t chunk, const T* x, double* part) {
     vec<double> shift[2] = {};
     int half = 0;
     as_doubles(load_count(x + c, count), [&](vec<double> v) ARRAYNN_LAMBDA { shift[half++] = v; });
-    add_moments(x + begin * t.p.channels + c, t.p.channels, end - begin, count, shift, pairs);
+    add_moments(x + begin * t.p.channels + c, t.p.channels, end - begin, count, t.p.eps, shift, pairs);
   });
 }
 

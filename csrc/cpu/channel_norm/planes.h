@@ -43,7 +43,7 @@ Moments moments_of_runs(const Planes& planes, int64_t first, const T* x) {
     return wide.moments();
   }
   Moments m;
-  for (int64_t run = 0; run < planes.runs; ++run) m.merge(moments_of(x + planes.at(first, run), length));
+  for (int64_t run = 0; run < planes.runs; ++run) m.merge(moments_of(x + planes.at(first, run), length, planes.p.eps));
   return m;
 }
 
