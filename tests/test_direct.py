@@ -29,6 +29,11 @@ SHAPES = [  # input, weight, options
     ((1, 24, 6, 10), (130, 24, 2, 3), {}),  # more outputs than a block of the gradient has
     ((2, 16, 33, 33), (16, 16, 7, 7), dict(stride=4, padding=3)),
     ((65, 16, 5, 5), (16, 16, 2, 2), {}),  # more places than chunks
+    (
+        (1, 16, 64, 16),
+        (16, 16, 3, 1),
+        dict(dilation=(16, 1)),
+    ),  # taps so far apart that few rows are not worth it
 ]
 FEW = [  # output channels, so that lanes are pixels
     ((2, 16, 9, 13), (1, 16, 3, 3), dict(padding=1)),
@@ -36,6 +41,7 @@ FEW = [  # output channels, so that lanes are pixels
     ((3, 3, 70, 6), (2, 3, 5, 1), dict(padding=(2, 0))),
     ((2, 8, 12, 15), (6, 4, 3, 3), dict(padding=2, dilation=2, groups=2)),
     ((2, 70, 64, 64), (3, 70, 3, 3), dict(padding=1)),  # several tasks of an image
+    ((1, 2, 112, 16), (2, 2, 3, 1), dict(dilation=(24, 1))),
 ]
 THIN = [  # groups of so few channels that little is computed with a pixel
     ((2, 17, 9, 13), (17, 1, 3, 3), dict(padding=1, groups=17)),
@@ -63,6 +69,11 @@ VOLUMES = [
     ((1, 16, 9, 8, 8), (16, 16, 3, 2, 2), dict(dilation=(2, 1, 1))),
     ((2, 4, 5, 6, 7), (3, 4, 2, 3, 3), dict(padding=1)),
     ((2, 17, 5, 6, 7), (17, 1, 3, 2, 3), dict(padding=1, stride=(2, 1, 2), groups=17)),
+    (
+        (1, 16, 1, 32, 32),
+        (16, 16, 1, 3, 3),
+        dict(padding=1, stride=(3, 1, 1)),
+    ),  # the one slice sees padding alone
 ]
 SIGNALS = [
     ((3, 20, 205), (35, 20, 5), dict(padding=2)),
@@ -124,13 +135,14 @@ def test_same_bits_for_any_number_of_threads(
 ) -> None:
     op = getattr(ann, f"conv{len(kernel) - 2}d")
     x, w = values(shape, np.float32, 1), values(kernel, np.float32, 2)
+    b = values(kernel[:1], np.float32, 3)  # which engines add first or last
     if last:
         x = channels_last(x, len(kernel) - 2)
     before, results = ann.get_num_threads(), []
     try:
         for threads in (1, 2, 7):
             ann.set_num_threads(threads)
-            y, pullback = ann.vjp(op, x, w, **options)
+            y, pullback = ann.vjp(op, x, w, b, **options)
             results.append((y, *pullback(cotangent_of(y))[:2]))
     finally:
         ann.set_num_threads(before)

@@ -19,6 +19,7 @@ struct Plan {
   int64_t in_blocks, panels, panel_elements;
   Triple reach;           // input pixels that a pixel's taps span, less one
   int64_t rows, columns;  // outputs of a task
+  int64_t most_rows;      // if threads did not ask for more tasks: what the choice of the engine may depend on
   int64_t in_rows, in_pixels, line_step, block_step;
   int64_t row_tasks, column_tasks, panel_tasks;
 
@@ -35,14 +36,16 @@ struct Plan {
     // as many rows as fit, the lines in a part of L2
     int64_t fitting = 192 * 1024 / (in_blocks * (reach.d + 1) * line_step * static_cast<int64_t>(sizeof(T)));
     rows = std::clamp<int64_t>((fitting - reach.h - 1) / g.stride.h + 1, 1, g.grid.h);
+    most_rows = even_part(g.grid.h, rows);
     int64_t others = g.batch * g.groups * g.grid.d * column_tasks, wanted = 4 * num_threads();
     while (rows > 4 && others * ceil_div(g.grid.h, rows) < wanted) rows = ceil_div(rows, 2);
     row_tasks = ceil_div(g.grid.h, rows);
     rows = ceil_div(g.grid.h, row_tasks);
     panel_tasks = std::clamp<int64_t>(wanted / (others * row_tasks), 1, panels);
-    in_rows = (rows - 1) * g.stride.h + reach.h + 1;
+    in_rows = rows_seen(g, rows);
     block_step = (reach.d + 1) * in_rows * line_step;
   }
+  int64_t rows_seen(const Gather<T>& g, int64_t outputs) const { return (outputs - 1) * g.stride.h + reach.h + 1; }
   int64_t out_step() const { return round_up(columns, lanes<T>) * lanes<T>; }  // between the rows of a vector's outputs
   int64_t lines() const { return in_blocks * block_step; }
   int64_t worker_elements() const { return round_up(lines() + 2 * rows * out_step(), 64); }
@@ -253,8 +256,10 @@ bool takes_direct(const Gather<T>& g) {
   if (g.tap_count < 2 || g.out_c < lanes<T> || g.grid.w < 4) return false;
   if (!is_near({g.high.d - g.low.d, g.high.h - g.low.h, g.high.w - g.low.w}) || !is_near(g.stride)) return false;
   Plan<T> plan(g);
-  int64_t seen = g.tap_count * plan.rows * plan.columns, there = (plan.reach.d + 1) * plan.in_rows * plan.in_pixels;
-  return there <= 2 * seen && plan.lines() * static_cast<int64_t>(sizeof(T)) <= 1024 * 1024;
+  int64_t in_rows = (plan.reach.d + 1) * plan.rows_seen(g, plan.most_rows);
+  int64_t seen = g.tap_count * plan.most_rows * plan.columns, there = in_rows * plan.in_pixels;
+  int64_t bytes = plan.in_blocks * in_rows * plan.line_step * static_cast<int64_t>(sizeof(T));
+  return there <= 2 * seen && bytes <= 1024 * 1024;
 }
 template bool takes_direct(const Gather<float>&);
 template bool takes_direct(const Gather<double>&);

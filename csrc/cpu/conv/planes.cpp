@@ -251,11 +251,16 @@ template <class T>
 bool takes_planes(const Gather<T>& g) {
   if (g.batch * product(g.grid) == 0 || g.in_c == 0 || g.tap_count == 0 || g.layout != Layout::contiguous) return false;
   if (!is_near({g.high.d - g.low.d, g.high.h - g.low.h, g.high.w - g.low.w})) return false;
+  constexpr int64_t most_planes = 1 << 16;
+  int64_t phases = std::min(g.stride.h, g.high.h - g.low.h + 1) * std::min(g.stride.w, g.high.w - g.low.w + 1);
+  if (phases > most_planes / (g.high.d - g.low.d + 1)) return false;
   Plan<T> plan(g);
-  if (plan.planes(g.in_c) * static_cast<int64_t>(sizeof(T)) > 1024 * 1024) return false;
+  int64_t in_rows = plan.most_rows + plan.reach.h / g.stride.h;
+  int64_t there = plan.planes_per_channel() * in_rows * plan.pitch;  // of a channel
+  if (there > 1024 * 1024 / static_cast<int64_t>(sizeof(T)) / g.in_c) return false;
   if (is_thin(g)) return true;  // nothing else is any good
   // not where pixels are mostly padding, or planes mostly what no tap meets
-  int64_t seen = g.tap_count * plan.rows * g.grid.w, there = plan.planes_per_channel() * plan.in_rows * plan.pitch;
+  int64_t seen = g.tap_count * plan.most_rows * g.grid.w;
   return g.tap_count >= 2 && 2 * g.out_c <= lanes<T> && 2 * g.grid.w >= plan.pitch && there <= 2 * seen;
 }
 template bool takes_planes(const Gather<float>&);

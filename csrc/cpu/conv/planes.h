@@ -18,7 +18,8 @@ struct Plan {
   Triple reach;                // input pixels that a pixel's taps span, less one
   int64_t phases_h, phases_w;  // remainders of the stride that some tap may meet
   int64_t rows, row_tasks, pitch, in_rows, plane_step, passes;
-  int64_t together;  // tasks that one worker takes at a time
+  int64_t together;   // tasks that one worker takes at a time
+  int64_t most_rows;  // if threads did not ask for more tasks: what the choice of the engine may depend on
 
   explicit Plan(const Gather<T>& g) : reach{g.high.d - g.low.d, g.high.h - g.low.h, g.high.w - g.low.w} {
     phases_h = std::min(g.stride.h, reach.h + 1);
@@ -27,6 +28,7 @@ struct Plan {
     int64_t row_bytes = g.in_c * planes_per_channel() * pitch * static_cast<int64_t>(sizeof(T));
     int64_t more_rows = reach.h / g.stride.h, bytes = (is_thin(g) ? 24 : 256) * 1024;
     rows = std::clamp<int64_t>(bytes / row_bytes - more_rows, 1, g.grid.h);
+    most_rows = even_part(g.grid.h, rows);
     int64_t others = g.batch * g.groups * g.grid.d;
     while (rows >= 16 && others * ceil_div(g.grid.h, rows) < 4 * num_threads()) rows = ceil_div(rows, 2);
     row_tasks = ceil_div(g.grid.h, rows);

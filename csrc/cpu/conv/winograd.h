@@ -111,7 +111,9 @@ template <class T>
 ARRAYNN_INLINE bool is_winograd(const ConvParams& p) {
   if (!winograd_allowed() || std::min(p.in_channels, p.out_channels) / p.groups < std::max(8, lanes<T>)) return false;
   auto is_three = [](const ConvAxis& a) { return a.kernel == tile_kernel && a.stride == 1 && a.dilation == 1; };
-  return p.d.kernel == 1 && p.d.in == 1 && p.d.out == 1 && is_three(p.h) && is_three(p.w);
+  // with padding, the one slice of the output may be none of the input's
+  bool plane = p.d.kernel == 1 && p.d.in == 1 && p.d.out == 1 && p.d.before == 0;
+  return plane && is_three(p.h) && is_three(p.w);
 }
 
 // ---- tiles ---------------------------------------------------------------------------------------------
