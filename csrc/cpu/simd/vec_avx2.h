@@ -1,5 +1,5 @@
 // AVX2 and FMA: 16 registers of 8 floats or 4 doubles. Masked stores are microcoded on some AMD
-// cores, so tails are stored lane by lane from a copy.
+// cores, so tails are stored by halves.
 #pragma once
 
 namespace arraynn::cpu::ARRAYNN_ISA {
@@ -48,10 +48,31 @@ ARRAYNN_INLINE vf64 load_range(const double* p, int lo, int hi) {
 ARRAYNN_INLINE vf32 load_first(const float* p, int n) { return load_range(p, 0, n); }
 ARRAYNN_INLINE vf64 load_first(const double* p, int n) { return load_range(p, 0, n); }
 ARRAYNN_INLINE void store_first(float* p, vf32 v, int n) {
-  for (int i = 0; i < n; ++i) p[i] = v[i];
+  if (n <= 0) return;
+  if (n >= 8) return _mm256_storeu_ps(p, v);
+  __m128 part = _mm256_castps256_ps128(v);
+  if (n & 4) {
+    _mm_storeu_ps(p, part);
+    part = _mm256_extractf128_ps(v, 1);
+    p += 4;
+  }
+  if (n & 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(p), part);
+    part = _mm_movehl_ps(part, part);
+    p += 2;
+  }
+  if (n & 1) _mm_store_ss(p, part);
 }
 ARRAYNN_INLINE void store_first(double* p, vf64 v, int n) {
-  for (int i = 0; i < n; ++i) p[i] = v[i];
+  if (n <= 0) return;
+  if (n >= 4) return _mm256_storeu_pd(p, v);
+  __m128d part = _mm256_castpd256_pd128(v);
+  if (n & 2) {
+    _mm_storeu_pd(p, part);
+    part = _mm256_extractf128_pd(v, 1);
+    p += 2;
+  }
+  if (n & 1) _mm_store_sd(p, part);
 }
 // A store that leaves the cache alone, to an aligned address: for results larger than the cache.
 ARRAYNN_INLINE void stream(float* p, vf32 v) { _mm256_stream_ps(p, v); }
