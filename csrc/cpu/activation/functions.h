@@ -30,7 +30,9 @@ struct Elu {
   T alpha;
   explicit Elu(const ActivationParams& p) : alpha(static_cast<T>(p.alpha)) {}
   ARRAYNN_INLINE V forward(V x) const { return x >= T(0) ? x : expm1_nonpositive<T>(min(V{}, x)) * alpha; }
-  ARRAYNN_INLINE V backward(V x, V dy) const { return x > T(0) ? dy : dy * (exp<T>(min(V{}, x)) * alpha); }
+  ARRAYNN_INLINE V backward(V x, V dy) const {
+    return x > T(0) ? dy : dy * (exp_nonpositive_gradual<T>(min(V{}, x)) * alpha);
+  }
 };
 
 template <class T>
@@ -53,7 +55,7 @@ struct Tanh {
 // rounding for either sign of g.
 template <class T>
 ARRAYNN_INLINE vec<T> gated_gradient(vec<T> x, vec<T> g, vec<T> dg, vec<T> dy) {
-  vec<T> e = exp<T>(-magnitude<T>(g)), larger = T(1) / (e + T(1)), smaller = e * larger;
+  vec<T> e = exp_nonpositive_gradual<T>(-magnitude<T>(g)), larger = T(1) / (e + T(1)), smaller = e * larger;
   auto negative = g < T(0);
   vec<T> s = negative ? smaller : larger, rest = negative ? larger : smaller;
   return dy * fma(s * rest * dg, x, s);
@@ -103,7 +105,7 @@ struct Softplus {
   T beta, threshold;
   explicit Softplus(const ActivationParams& p) : beta(static_cast<T>(p.beta)), threshold(static_cast<T>(p.threshold)) {}
   ARRAYNN_INLINE V forward(V x) const {
-    V z = x * beta, e = exp<T>(-magnitude<T>(z));
+    V z = x * beta, e = exp_nonpositive_gradual<T>(-magnitude<T>(z));
     V y = (max(z, V{}) + log1p_of_fraction<T>(e)) / beta;
     return z > threshold ? x : y;
   }

@@ -62,11 +62,11 @@ struct BceWithLogits {
   using V = vec<T>;
   explicit BceWithLogits(const LossParams&) {}
   ARRAYNN_INLINE V loss(V x, V t, V p) const {
-    V rest = T(1) - t, hit = p * t, e = exp<T>(-magnitude<T>(x));
+    V rest = T(1) - t, hit = p * t, e = exp_nonpositive_gradual<T>(-magnitude<T>(x));
     return (x < T(0) ? -hit : rest) * x + (rest + hit) * log1p_of_fraction<T>(e);
   }
   ARRAYNN_INLINE V slope(V x, V t, V p) const {
-    V e = exp<T>(-magnitude<T>(x)), larger = T(1) / (e + T(1)), smaller = e * larger;
+    V e = exp_nonpositive_gradual<T>(-magnitude<T>(x)), larger = T(1) / (e + T(1)), smaller = e * larger;
     auto negative = x < T(0);
     return (T(1) - t) * (negative ? smaller : larger) - p * t * (negative ? larger : smaller);
   }

@@ -54,10 +54,7 @@ ARRAYNN_INLINE Normal<T> normal(vec<T> x) {
   vec<T> a = u + C::k, b = fma(u, broadcast<T>(T(1.4142135623730951)), broadcast<T>(T(1))), both = T(1) / (a * b);
   vec<T> r = b * both, t = (u - C::k) * r;
   t = fma(r, fma(-t, u, fma(t + T(1), broadcast<T>(-C::k), u)), t);  // less what t (u + k) lacks of u - k
-  constexpr int degree = sizeof(C::q) / sizeof(T) - 1;
-  vec<T> q = broadcast<T>(C::q[degree]);
-  static_for<degree>([&](auto i) ARRAYNN_LAMBDA { q = fma(q, t, broadcast<T>(C::q[degree - 1 - i])); });
-  vec<T> e = bell<T>(u), tail = e * (q * (a * both));
+  vec<T> e = bell<T>(u), tail = e * (long_polynomial(C::q, t) * (a * both));
   return {x < T(0) ? tail : T(1) - tail, e * T(0.3989422804014327)};
 }
 
