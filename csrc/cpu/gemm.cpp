@@ -32,32 +32,46 @@ ARRAYNN_INLINE void finish_tile(const vec<T> (&acc)[Rows][NV], const Tile<T>& t)
 }
 
 // NV vectors of columns; the accumulators of all rows stay in registers over k.
-template <class T, int Rows, int NV>
+template <class T, int Rows, int NV, Left left>
 void micro(const Tile<T>& t) {
   constexpr int V = lanes<T>;
   vec<T> acc[Rows][NV] = {};
   const T *a = t.a, *b = t.b;
-  for (int64_t k = 0; k < t.k; ++k, a += Rows, b += NR<T>) {
-    vec<T> column[NV];
-    static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + j * V); });
-    static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
-      vec<T> value = broadcast<T>(a[i]);
-      static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
-    });
-  }
+  int64_t a_k = left == Left::panel ? Rows : left == Left::rows ? 1 : t.a_step;
+  int64_t a_row = left == Left::rows ? t.a_step : 1;
+  for_steps(
+      t.k,
+      [&](auto k) ARRAYNN_LAMBDA {
+        vec<T> column[NV];
+        static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + k * NR<T> + j * V); });
+        static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
+          vec<T> value = broadcast<T>(a[k * a_k + i * a_row]);
+          static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
+        });
+      },
+      [&](int64_t count) ARRAYNN_LAMBDA { a += count * a_k, b += count * NR<T>; });
   finish_tile<T, Rows, NV>(acc, t);
+}
+
+template <class T, Left left>
+void micro_of(int rows, const Tile<T>& tile) {
+  with_constant<MR>(rows, [&](auto count) {
+    if (tile.cols <= lanes<T>)
+      micro<T, count, 1, left>(tile);
+    else
+      micro<T, count, 2, left>(tile);
+  });
 }
 
 }  // namespace
 
 template <class T>
 void micro_kernel(int rows, const Tile<T>& tile) {
-  with_constant<MR>(rows, [&](auto count) {
-    if (tile.cols <= lanes<T>)
-      micro<T, count, 1>(tile);
-    else
-      micro<T, count, 2>(tile);
-  });
+  switch (tile.left) {
+    case Left::panel: return micro_of<T, Left::panel>(rows, tile);
+    case Left::rows: return micro_of<T, Left::rows>(rows, tile);
+    case Left::columns: return micro_of<T, Left::columns>(rows, tile);
+  }
 }
 template void micro_kernel(int, const Tile<float>&);
 template void micro_kernel(int, const Tile<double>&);
@@ -95,15 +109,17 @@ ARRAYNN_INLINE void pack_transposed(const T* const* src, int valid, int64_t kc, 
   }
 }
 
-// Rows that lie side by side: each step of k is a copy.
+// Rows that lie side by side: each step of k is a copy, of a whole vector too where the next step overwrites the
+// surplus.
 template <class T>
 void pack_copied(const T* src, int64_t step, int rows, int64_t kc, T* dst, int full, int64_t ld) {
   constexpr int V = lanes<T>;
+  bool surplus = ld == full && V <= 2 * ld;
   for (int64_t k = 0; k < kc; ++k)
     for (int i0 = 0; i0 < full; i0 += V) {
       int valid = std::max(0, std::min(V, rows - i0)), width = std::min(V, full - i0);
       vec<T> v = valid == V ? load(src + k * step + i0) : load_first(src + k * step + i0, valid);
-      if (width == V)
+      if (width == V || (surplus && k + 1 < kc))
         store(dst + k * ld + i0, v);
       else
         store_first(dst + k * ld + i0, v, width);
@@ -237,7 +253,7 @@ void skinny_axpy(const Gemm<T>& g) {
 // f(first column, how many, first step of k, end, ahead) for a task's columns, C at a time.
 template <class T, int C, class F>
 void dot_tasks(const Gemm<T>& g, const F& f) {
-  int64_t per_task = round_up(ceil_div(g.n, wanted_tasks(g.m * g.n * g.k)), 16);
+  int64_t per_task = round_up(ceil_div(g.n, many_tasks(g.m * g.n * g.k)), 16);
   int64_t block = even_part(std::max<int64_t>(g.k, 1), most_dot_k);
   parallel_for(ceil_div(g.n, per_task), [&](int64_t task, int) {
     int64_t end = std::min(g.n, (task + 1) * per_task), k0 = 0;
@@ -282,15 +298,18 @@ template <class T, int Rows, int NV>
 void row_tile(const Tile<T>& t, int64_t a_row) {
   constexpr int V = lanes<T>;
   vec<T> acc[Rows][NV] = {};
-  const T* b = t.b;
-  for (int64_t k = 0; k < t.k; ++k, b += row_tile_columns<T>) {
-    vec<T> column[NV];
-    static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + j * V); });
-    static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
-      vec<T> value = broadcast<T>(t.a[i * a_row + k]);
-      static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
-    });
-  }
+  const T *a = t.a, *b = t.b;
+  for_steps(
+      t.k,
+      [&](auto k) ARRAYNN_LAMBDA {
+        vec<T> column[NV];
+        static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + k * row_tile_columns<T> + j * V); });
+        static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
+          vec<T> value = broadcast<T>(a[i * a_row + k]);
+          static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
+        });
+      },
+      [&](int64_t count) ARRAYNN_LAMBDA { a += count, b += count * row_tile_columns<T>; });
   finish_tile<T, Rows, NV>(acc, t);
 }
 
@@ -343,15 +362,18 @@ void outer_tile(const Tile<T>& t, int64_t a_k, int64_t b_k) {
   vec<T> acc[Rows][NV] = {};
   const T *a = t.a, *b = t.b;
   auto run = [&](auto last) ARRAYNN_LAMBDA {  // how many columns the last vector has
-    for (int64_t k = 0; k < t.k; ++k, a += a_k, b += b_k) {
-      vec<T> column[NV];
-      static_for<NV - 1>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + j * V); });
-      column[NV - 1] = load_count(b + (NV - 1) * V, last);
-      static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
-        vec<T> value = broadcast<T>(a[i]);
-        static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
-      });
-    }
+    for_steps(
+        t.k,
+        [&](auto k) ARRAYNN_LAMBDA {
+          vec<T> column[NV];
+          static_for<NV - 1>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + k * b_k + j * V); });
+          column[NV - 1] = load_count(b + k * b_k + (NV - 1) * V, last);
+          static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
+            vec<T> value = broadcast<T>(a[k * a_k + i]);
+            static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
+          });
+        },
+        [&](int64_t count) ARRAYNN_LAMBDA { a += count * a_k, b += count * b_k; });
   };
   if (t.cols == NV * V)
     run(std::integral_constant<int, V>{});
@@ -362,7 +384,7 @@ void outer_tile(const Tile<T>& t, int64_t a_k, int64_t b_k) {
 
 template <class T>
 void gemm_outer(const Gemm<T>& g) {
-  int64_t tasks = std::min(wanted_tasks(g.m * g.n * g.k), ceil_div(g.m, MR));
+  int64_t tasks = std::min(many_tasks(g.m * g.n * g.k), ceil_div(g.m, MR));
   int64_t per_task = round_up(ceil_div(g.m, tasks), MR);
   parallel_for(ceil_div(g.m, per_task), [&](int64_t task, int) {
     int64_t end = std::min(g.m, (task + 1) * per_task);

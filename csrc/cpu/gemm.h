@@ -25,8 +25,12 @@ constexpr int MR = 6;  // 12 accumulators of 16 registers
 template <class T>
 constexpr int NR = 2 * ARRAYNN_VECTOR_BYTES / sizeof(T);
 
-// One register tile: c[i][j] (+)= sum_k a[k][i] b[k][j] + row_bias[i] + col_bias[j] for
-// i < rows <= MR, j < cols <= NR. Panel a has exactly `rows` columns, panel b has NR.
+// How A lies for a register tile: element (i, k) at a[k * rows + i] of a panel with exactly `rows` columns, or where
+// its caller found it, at a[i * a_step + k] or at a[k * a_step + i].
+enum class Left { panel, rows, columns };
+
+// One register tile: c[i][j] (+)= sum_k a[i][k] b[k][j] + row_bias[i] + col_bias[j] for i < rows <= MR, j < cols <= NR.
+// Panel b has NR columns.
 template <class T>
 struct Tile {
   int64_t k;
@@ -38,6 +42,8 @@ struct Tile {
   bool accumulate;
   const T* row_bias;  // null: none
   const T* col_bias;
+  Left left = Left::panel;
+  int64_t a_step = 0;
 };
 template <class T>
 void micro_kernel(int rows, const Tile<T>& tile);
@@ -116,6 +122,11 @@ inline int64_t wanted_tasks(int64_t products) {
   constexpr int64_t least = 1 << 16;
   return std::clamp<int64_t>(products / least, 1, 4 * num_threads());
 }
+// The same where a task more costs nothing: a core that others slow down keeps the rest waiting for less.
+inline int64_t many_tasks(int64_t products) {
+  constexpr int64_t least = 1 << 20;
+  return std::max(wanted_tasks(products), std::min<int64_t>(products / least, 16 * num_threads()));
+}
 
 template <class T>
 Tiling tiling_for(int64_t m, int64_t n, int64_t k, int64_t batches = 1, int64_t k_unit = 1) {
@@ -193,9 +204,9 @@ template <class T>
 Tiling panels_for(int64_t m, int64_t n, int64_t k, int64_t batches = 1, int64_t k_unit = 1) {
   Tiling t{m, n, k, std::max<int64_t>(m, 1), 0, block_k_for<T>(k, k_unit)};
   t.tile_n = std::min<int64_t>(16 * NR<T>, round_up(std::max<int64_t>(n, 1), NR<T>));
-  int64_t wanted = wanted_tasks(batches * m * n * k);
+  int64_t products = batches * m * n * k, many = many_tasks(products), wanted = wanted_tasks(products);
   auto tasks = [&] { return batches * t.tasks_m() * t.tasks_n(); };
-  while (tasks() < wanted && t.tile_n > NR<T>) t.tile_n = round_up(ceil_div(t.tile_n, 2), NR<T>);
+  while (tasks() < many && t.tile_n > NR<T>) t.tile_n = round_up(ceil_div(t.tile_n, 2), NR<T>);
   while (tasks() < wanted && t.tile_m > 2 * MR) t.tile_m = round_up(ceil_div(t.tile_m, 2), MR);
   return t;
 }

@@ -103,14 +103,19 @@ void direct_tile(const Pixels<T>& p) {
     int64_t count = block + 1 == p.in_blocks ? p.last : V;
     for (int64_t t = 0; t < p.tap_count; ++t) {
       const T* a = p.in + block * p.block_step + p.taps[t];
-      for (int64_t k = 0; k < count; ++k, w += NR<T>) {
+      auto add = [&](int k) ARRAYNN_LAMBDA {
         vec<T> column[NV];
-        static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(w + j * V); });
+        static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(w + k * NR<T> + j * V); });
         static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
           vec<T> value = broadcast<T>(a[i * step + k]);
           static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
         });
-      }
+      };
+      auto advance = [&](int64_t steps) ARRAYNN_LAMBDA { a += steps, w += steps * NR<T>; };
+      if (count == V)
+        for_steps(V, add, advance);
+      else
+        for (int64_t k = 0; k < count; ++k) add(0), advance(1);
     }
   }
   static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {

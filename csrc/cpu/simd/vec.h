@@ -263,6 +263,21 @@ ARRAYNN_INLINE void for_overlapping_vectors(int64_t n, F&& body) {
   for (; i + lanes<T> <= n; i += lanes<T>) body(i, whole);
   if (i < n) body(n - lanes<T>, whole);
 }
+// f(k) for the steps k of a register tile's loop: k counts from where the pointers are, and advance(count) moves them.
+// Several steps are between two looks at the counter: its instructions cost where threads share a core's units.
+template <class F, class Advance>
+ARRAYNN_INLINE void for_steps(int64_t n, F&& f, Advance&& advance) {
+  constexpr int together = 4;
+  int64_t i = 0;
+  for (; i + together <= n; i += together) {
+    static_for<together>(f);
+    advance(together);
+  }
+  for (; i < n; ++i) {
+    f(std::integral_constant<int, 0>{});
+    advance(1);
+  }
+}
 // v in the first `count` lanes, where count is what for_vectors gives, and `otherwise` in the rest.
 template <class T, class Count>
 ARRAYNN_INLINE vec<T> keep_count(vec<T> v, Count count, vec<T> otherwise) {
