@@ -55,8 +55,7 @@ double cgroup_quota() {
 }
 
 int detect_cpus() {
-  cpu_set_t set;
-  int cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : omp_get_num_procs();
+  int cpus = omp_get_num_procs();  // the affinity the process began with: OMP_PROC_BIND leaves this thread one CPU
   double allowed = cgroup_quota();
   if (allowed < cpus) cpus = static_cast<int>(allowed + 0.999);
   return std::max(cpus, 1);
@@ -71,37 +70,6 @@ struct Team {
 
 thread_local Team* team = nullptr;
 
-// Tasks for workers. Each has a range of its own, the same in every call with as many tasks, so that what a worker
-// wrote in one call is in its cache in the next; one that is done with its range helps with the others.
-class Shares {
- public:
-  Shares(int64_t count, int workers) : ranges_(std::min(workers, most)) {
-    for (int i = 0; i < ranges_; ++i) {
-      range_[i].next.store(count * i / ranges_, std::memory_order_relaxed);
-      range_[i].end = count * (i + 1) / ranges_;
-    }
-  }
-  // The next task for a worker, -1 when there is none.
-  int64_t take(int worker) {
-    for (int i = 0; i < ranges_; ++i) {
-      Range& range = range_[(worker + i) % ranges_];
-      if (range.next.load(std::memory_order_relaxed) >= range.end) continue;
-      int64_t task = range.next.fetch_add(1, std::memory_order_relaxed);
-      if (task < range.end) return task;
-    }
-    return -1;
-  }
-
- private:
-  static constexpr int most = 64;
-  struct alignas(64) Range {  // a cache line each
-    std::atomic<int64_t> next;
-    int64_t end;
-  };
-  int ranges_;
-  Range range_[most];
-};
-
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -109,6 +77,16 @@ void pause() {
 }
 
 }  // namespace
+
+int64_t Shares::take(int worker) {
+  for (int i = 0; i < workers_; ++i) {
+    Range& range = range_[(worker + i) % workers_];
+    if (range.next.load(std::memory_order_relaxed) >= range.end) continue;
+    int64_t task = range.next.fetch_add(1, std::memory_order_relaxed);
+    if (task < range.end) return task;
+  }
+  return -1;
+}
 
 int available_cpus() {
   static const int cpus = [] {
@@ -138,7 +116,8 @@ void run_tasks(int64_t count, Task task, void* context) {
     for (int64_t i = 0; i < count; ++i) task(context, i, 0);
     return;
   }
-  Shares shares(count, threads);
+  Shares shares;
+  for (int worker = 0; worker < threads; ++worker) shares.give(worker, threads, count);
   FloatMode mode = float_mode();
 #pragma omp parallel num_threads(threads)
   {

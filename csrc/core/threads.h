@@ -1,5 +1,7 @@
 // Threads: how many, and the two ways to use them. Kernels come here through cpu/parallel.h.
 #pragma once
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 namespace arraynn {
@@ -25,6 +27,31 @@ class PinnedThreads {
 
 // The smaller of the CPU affinity and the cgroup's CPU quota, rounded up.
 int available_cpus();
+
+// Tasks for workers. Each has a range of its own, the same in every call with as many tasks, so that what a worker
+// wrote in one call is in its cache in the next; one that is done with its range helps with the others.
+class Shares {
+ public:
+  // Sets the worker's range of [0, count); all have theirs before anyone takes.
+  void give(int worker, int workers, int64_t count) {
+    int ranges = std::min(workers, most);
+    if (worker == 0) workers_ = ranges;
+    if (worker >= ranges) return;
+    range_[worker].next.store(count * worker / ranges, std::memory_order_relaxed);
+    range_[worker].end = count * (worker + 1) / ranges;
+  }
+  // The next task for a worker, -1 when there is none.
+  int64_t take(int worker);
+
+ private:
+  static constexpr int most = 64;
+  struct alignas(64) Range {  // a cache line each
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  int workers_ = 0;
+  Range range_[most];
+};
 
 // task(context, index, worker) for every index in [0, count), in any order; worker < num_threads().
 using Task = void (*)(void* context, int64_t index, int worker);

@@ -145,15 +145,15 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
         pack_panel(w_hh + unit, 1, p.hidden, units, columns, w.panels + unit * columns, width * V, width * V);
       }
     });
-  Steps work = steps_of_sequence<width>(p.batch, blocks, 2 * state * columns, p.steps,
-                                        columns * p.hidden * static_cast<int64_t>(sizeof(T)));
-  parallel_team(work.team, [&](int worker, int workers) {
-    T tile[tile_vectors * V] = {};
-    for (int64_t s = 0; s < p.steps; ++s) {
-      int64_t t = p.reverse ? s : p.steps - 1 - s;                       // backwards through the layer's own time
-      int64_t later = p.reverse ? t - 1 : t + 1;                         // the step whose gradients come in
-      int64_t from = p.reverse ? t + 1 : t, to = p.reverse ? t : t + 1;  // slots before and after step t
-      BackwardStep<T> step{t,
+  constexpr int stages = C == Cell::gru_reset_first ? 2 : 1;
+  Steps work[stages];
+  for (Steps& each : work)
+    each = steps_of_sequence<width>(p.batch, blocks, 2 * state * columns, p.steps,
+                                    columns * p.hidden * static_cast<int64_t>(sizeof(T)));
+  auto step_at = [&](int64_t s) {
+    int64_t t = p.reverse ? s : p.steps - 1 - s;                       // backwards through the layer's own time
+    int64_t from = p.reverse ? t + 1 : t, to = p.reverse ? t : t + 1;  // slots before and after step t
+    return BackwardStep<T>{t,
                            gates + t * p.batch * columns,
                            C == Cell::gru ? static_cast<const T*>(b.hidden_n) + t * state : nullptr,
                            h + from * state,
@@ -163,24 +163,20 @@ void run_backward(const RnnLayer& p, const RnnBackward& b, void* scratch) {
                            w.d + t * p.batch * ld,
                            carry,
                            dc};
-      for_part(work, p.batch, worker, workers, [&](int64_t block, int64_t first, int rows) ARRAYNN_LAMBDA {
-        if (s > 0)
-          product<T, width>(rows, leading, w.d + (later * p.batch + first) * ld + own, ld,
-                            w.panels + block * width * V * columns, tile);
-        finish_rows<T, C, 0>(p, step, tile, block * width * V, first, rows);
-      });
-      if (workers > 1 && !work.by_rows) team_barrier();
-      if constexpr (C == Cell::gru_reset_first) {
-        for_part(work, p.batch, worker, workers, [&](int64_t block, int64_t first, int rows) ARRAYNN_LAMBDA {
-          T second[tile_vectors * V];
-          product<T, width>(rows, p.hidden, step.d + first * ld + leading, ld,
-                            w.panels + (block * columns + leading) * width * V, second);
-          finish_rows<T, C, 1>(p, step, second, block * width * V, first, rows);
-        });
-        if (workers > 1 && !work.by_rows) team_barrier();
-      }
-    }
-  });
+  };
+  auto run_task = [&](const BackwardStep<T>& step, auto stage, int64_t block, const Groups& groups) ARRAYNN_LAMBDA {
+    const T* panel = w.panels + block * width * V * columns;
+    auto finish = [&](int64_t first, int rows, T* tile)
+                      ARRAYNN_LAMBDA { finish_rows<T, C, stage>(p, step, tile, block * width * V, first, rows); };
+    int64_t later = p.reverse ? step.t - 1 : step.t + 1;  // the step whose gradients come in
+    bool is_first = later < 0 || later >= p.steps;        // then none do, in a product of no steps of k
+    if (stage == 1)
+      product_of_groups<T, width>(groups, p.hidden, step.d + leading, ld, panel + leading * width * V, finish);
+    else
+      product_of_groups<T, width>(groups, is_first ? 0 : leading, w.d + (is_first ? 0 : later * p.batch * ld) + own, ld,
+                                  panel, finish);
+  };
+  run_team_steps(work, p.batch, p.steps, step_at, run_task);
   if (p.steps > 0) {
     int64_t first = p.reverse ? p.steps - 1 : 0;  // the layer's first step in its own time
     gemm<T>({p.batch, p.hidden, leading, w.d + first * p.batch * ld + own, ld, 1, w_hh, 1, p.hidden, carry, p.hidden,

@@ -104,22 +104,16 @@ void run_steps(const RnnLayer& p, const Forward<T>& f, int64_t first, int64_t la
   });
   static_assert(stages == 1 || panel_width<stage_gates(C, 0)> == panel_width<stage_gates(C, stages - 1)>,
                 "both stages cut rows alike");
-  parallel_team(std::max(work[0].team, work[stages - 1].team), [&](int worker, int workers) {
-    T tile[tile_vectors * V];
-    for (int64_t s = first; s < last; ++s) {
-      ForwardStep<T> step = step_at(s);
-      static_for<stages>([&](auto stage) ARRAYNN_LAMBDA {
+  run_team_steps(
+      work, p.batch, last - first, [&](int64_t s) { return step_at(first + s); },
+      [&](const ForwardStep<T>& step, auto stage, int64_t block, const Groups& groups) ARRAYNN_LAMBDA {
         constexpr int G = stage_gates(C, stage), width = panel_width<G>;
-        const T* state = stage == 0 ? step.h : step.hidden_n;
-        for_part(work[stage], p.batch, worker, workers, [&](int64_t block, int64_t row, int rows) ARRAYNN_LAMBDA {
-          product<T, width>(rows, p.hidden, state + row * p.hidden, p.hidden,
-                            f.panels[stage] + block * width * V * p.hidden, tile);
-          finish_rows<T, C, stage>(p, step, tile, block * panel_groups<G> * V, row, rows);
-        });
-        if (workers > 1 && !work[stage].by_rows) team_barrier();
+        product_of_groups<T, width>(groups, p.hidden, stage == 0 ? step.h : step.hidden_n, p.hidden,
+                                    f.panels[stage] + block * width * V * p.hidden,
+                                    [&](int64_t first, int rows, const T* tile) ARRAYNN_LAMBDA {
+                                      finish_rows<T, C, stage>(p, step, tile, block * panel_groups<G> * V, first, rows);
+                                    });
       });
-    }
-  });
 }
 
 template <class T, Cell C>

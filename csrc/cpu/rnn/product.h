@@ -25,37 +25,44 @@ constexpr int panel_groups = G < 3 ? 4 / G : 1;
 template <int G>
 constexpr int panel_width = G * panel_groups<G>;
 
-// tile[r][g] = sum_k state[r * row + k] panel[k][g]
+// tile[r][g] = sum_k state[r * row + k] panel[k][g], or += with accumulate
 template <class T, int G, int R>
-void product_rows(int64_t k, const T* state, int64_t row, const T* panel, T* tile) {
+void product_rows(int64_t k, const T* state, int64_t row, const T* panel, T* tile, bool accumulate) {
   constexpr int V = lanes<T>;
   vec<T> acc[R][G] = {};
-  for (int64_t i = 0; i < k; ++i, panel += G * V) {
-    vec<T> weight[G];
-    static_for<G>([&](auto g) ARRAYNN_LAMBDA { weight[g] = load(panel + g * V); });
+  if (accumulate)
     static_for<R>([&](auto r) ARRAYNN_LAMBDA {
-      vec<T> value = broadcast<T>(state[r * row + i]);
-      static_for<G>([&](auto g) ARRAYNN_LAMBDA { acc[r][g] = fma(value, weight[g], acc[r][g]); });
+      static_for<G>([&](auto g) ARRAYNN_LAMBDA { acc[r][g] = load(tile + (r * G + g) * V); });
     });
-  }
+  for_steps(
+      k,
+      [&](auto i) ARRAYNN_LAMBDA {
+        vec<T> weight[G];
+        static_for<G>([&](auto g) ARRAYNN_LAMBDA { weight[g] = load(panel + (i * G + g) * V); });
+        static_for<R>([&](auto r) ARRAYNN_LAMBDA {
+          vec<T> value = broadcast<T>(state[r * row + i]);
+          static_for<G>([&](auto g) ARRAYNN_LAMBDA { acc[r][g] = fma(value, weight[g], acc[r][g]); });
+        });
+      },
+      [&](int64_t count) ARRAYNN_LAMBDA { state += count, panel += count * G * V; });
   static_for<R>([&](auto r) ARRAYNN_LAMBDA {
     static_for<G>([&](auto g) ARRAYNN_LAMBDA { store(tile + (r * G + g) * V, acc[r][g]); });
   });
 }
 
 template <class T, int G>
-ARRAYNN_INLINE void product(int rows, int64_t k, const T* state, int64_t row, const T* panel, T* tile) {
-  with_constant<row_block<G>>(rows, [&](auto count) { product_rows<T, G, count>(k, state, row, panel, tile); });
+ARRAYNN_INLINE void product(int rows, int64_t k, const T* state, int64_t row, const T* panel, T* tile,
+                            bool accumulate = false) {
+  with_constant<row_block<G>>(rows,
+                              [&](auto count) { product_rows<T, G, count>(k, state, row, panel, tile, accumulate); });
 }
 
-// A step's work is blocks of hidden units times groups of rows. A worker has a part of it, the same in every step:
-// of all blocks its own rows, which then wait for nobody else's, or a contiguous part of the tasks, blocks first,
-// so that its panels stay in its cache over all steps.
+// A step's work is blocks of hidden units times groups of rows.
 struct Steps {
   int64_t blocks, row_groups;
   int rows;      // per group
   int team;      // more threads than this would wait more than they work
-  bool by_rows;  // then no barrier is needed between steps
+  bool by_rows;  // then workers take sequences through all steps, and wait for nobody
 };
 
 template <int G>
@@ -78,22 +85,87 @@ Steps steps_of_sequence(int64_t batch, int64_t blocks, int64_t flops, int64_t st
   return s;
 }
 
-// f(block, first row, rows) for a worker's part of a step.
-template <class F>
-ARRAYNN_INLINE void for_part(const Steps& s, int64_t batch, int worker, int workers, const F& f) {
-  auto task = [&](int64_t block, int64_t group) ARRAYNN_LAMBDA {
-    int64_t first = group * s.rows;
-    int rows = static_cast<int>(std::min<int64_t>(s.rows, batch - first));
-    if (rows > 0) f(block, first, rows);
-  };
-  auto part = [&](int64_t count, int64_t of) { return count * of / workers; };
-  if (s.by_rows) {
-    for (int64_t block = 0; block < s.blocks; ++block)
-      for (int64_t i = part(s.row_groups, worker); i < part(s.row_groups, worker + 1); ++i) task(block, i);
-  } else {
-    int64_t tasks = s.blocks * s.row_groups;
-    for (int64_t i = part(tasks, worker); i < part(tasks, worker + 1); ++i) task(i / s.row_groups, i % s.row_groups);
+// Groups of rows [begin, end).
+struct Groups {
+  int64_t begin, end, batch;
+  int rows;  // of a group
+  int64_t first(int64_t group) const { return group * rows; }
+  int rows_of(int64_t group) const { return static_cast<int>(std::clamp<int64_t>(batch - first(group), 0, rows)); }
+};
+
+// The product of groups of rows with one panel, and finish(first row, rows, tile) for each. Few steps of k at a time,
+// whose part of the panel stays in the nearest cache for many groups.
+template <class T, int G, class F>
+ARRAYNN_INLINE void product_of_groups(const Groups& groups, int64_t k, const T* state, int64_t row, const T* panel,
+                                      const F& finish) {
+  constexpr int V = lanes<T>;
+  constexpr int64_t together = 16, most_k = (16 << 10) / (G * V * sizeof(T)), few = 2;
+  T tiles[together][tile_vectors * V];
+  for (int64_t begin = groups.begin; begin < groups.end; begin += together) {
+    int64_t end = std::min(begin + together, groups.end), k0 = 0;
+    int64_t part = end - begin <= few ? k : even_part(std::max<int64_t>(k, 1), most_k);
+    do {
+      for (int64_t i = begin; i < end; ++i)
+        if (groups.rows_of(i) > 0)
+          product<T, G>(groups.rows_of(i), std::min(part, k - k0), state + groups.first(i) * row + k0, row,
+                        panel + k0 * G * V, tiles[i - begin], k0 > 0);
+      k0 += part;
+    } while (k0 < k);
+    for (int64_t i = begin; i < end; ++i)
+      if (groups.rows_of(i) > 0) finish(groups.first(i), groups.rows_of(i), tiles[i - begin]);
   }
+}
+
+constexpr int64_t parts_per_worker = 4;  // by rows: what a slow core keeps the rest waiting for is a part
+
+// body(step, stage, block, groups) for all tasks of every stage of every step; step_at(s) makes the step.
+template <int Stages, class StepAt, class Body>
+void run_team_steps(const Steps (&work)[Stages], int64_t batch, int64_t steps, const StepAt& step_at,
+                    const Body& body) {
+  if (work[0].by_rows) {
+    int64_t groups = work[0].row_groups, parts = work[0].team > 1 ? parts_per_worker * work[0].team : 1;
+    parts = std::min(parts, groups);
+    parallel_for(parts, [&](int64_t part, int) {
+      for (int64_t s = 0; s < steps; ++s) {
+        auto step = step_at(s);
+        static_for<Stages>([&](auto stage) ARRAYNN_LAMBDA {
+          Groups own{groups * part / parts, groups * (part + 1) / parts, batch, work[stage].rows};
+          for (int64_t block = 0; block < work[stage].blocks; ++block) body(step, stage, block, own);
+        });
+      }
+    });
+    return;
+  }
+  // A worker's range of grains is the same in every step, blocks first, so that its panels stay in its cache. The
+  // ranges of the next stage are set while this one's are taken, which nobody does before the barrier.
+  constexpr int64_t grains_per_worker = 8;
+  int team = 1;
+  for (const Steps& w : work) team = std::max(team, w.team);
+  Shares shares[2];
+  parallel_team(team, [&](int worker, int workers) {
+    auto tasks_of = [&](int stage) { return work[stage].blocks * work[stage].row_groups; };
+    auto grains_of = [&](int stage) { return std::min(tasks_of(stage), grains_per_worker * workers); };
+    int turn = 0;
+    shares[0].give(worker, workers, grains_of(0));
+    if (workers > 1) team_barrier();
+    for (int64_t s = 0; s < steps; ++s) {
+      auto step = step_at(s);
+      static_for<Stages>([&](auto stage) ARRAYNN_LAMBDA {
+        int64_t tasks = tasks_of(stage), groups = work[stage].row_groups, grains = grains_of(stage);
+        shares[1 - turn].give(worker, workers, grains_of((stage + 1) % Stages));
+        for (int64_t grain; (grain = shares[turn].take(worker)) >= 0;) {
+          int64_t begin = tasks * grain / grains, end = tasks * (grain + 1) / grains;
+          for (int64_t block = begin / groups; block * groups < end; ++block) {
+            int64_t before = block * groups;
+            Groups some{std::max(begin - before, int64_t{0}), std::min(end - before, groups), batch, work[stage].rows};
+            body(step, stage, block, some);
+          }
+        }
+        turn = 1 - turn;
+        if (workers > 1) team_barrier();
+      });
+    }
+  });
 }
 
 // Hands out aligned pieces of scratch; with a null base it only counts.
