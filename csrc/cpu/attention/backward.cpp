@@ -87,10 +87,8 @@ class Backward {
         my_values_(room.take(tasks.per_task * p.value_depth * NR<T>)),
         sums_(room.take(tasks.per_task * p.depth * NR<T>)),
         value_sums_(owned_by_queries ? nullptr : room.take(tasks.per_task * p.value_depth * NR<T>)),
-        others_(room.take(std::min(rows_, block_rows) * p.depth)),
-        other_values_(room.take(std::min(rows_, block_rows) * p.value_depth)),
-        columns_(room.take(std::min(rows_, block_rows) * p.depth)),
-        value_columns_(owned_by_queries ? nullptr : room.take(std::min(rows_, block_rows) * p.value_depth)),
+        others_(rows_, p.depth, true, true, room),
+        other_values_(rows_, p.value_depth, true, !owned_by_queries, room),
         tile_(room.take(step_rows * NR<T>)),
         slopes_(room.take(step_rows * NR<T>)),
         gathered_(gathers ? room.take(step_rows * capacity_) : nullptr),
@@ -161,10 +159,8 @@ class Backward {
     }
     for (int64_t block = first / block_rows * block_rows; block < last; block += block_rows) {
       int64_t count = std::min(block_rows, rows_ - block);
-      pack_others(others, block, count, others_);
-      pack_others(other_values, block, count, other_values_);
-      pack_columns(others, block, count, columns_);
-      if (!owned_by_queries) pack_columns(other_values, block, count, value_columns_);
+      others_.pack(others, block, count);
+      other_values_.pack(other_values, block, count);
       if (gathers_) {
         for (int64_t other = block; other < block + count; other += step_rows) {
           int64_t met = 0;  // keys, the first ones of the task
@@ -191,17 +187,14 @@ class Backward {
     int64_t stop = std::min(block + count, end(s));
     int64_t at = s.other - block, packed = std::min(step_rows, count - at);
     s.others = std::min(packed, round_up(stop - s.other, MR));
-    product(s.others, p_.depth, others_ + at * p_.depth, p_.depth, mine_ + i * p_.depth * NR<T>, tile_, false);
-    product(s.others, p_.value_depth, other_values_ + at * p_.value_depth, p_.value_depth,
-            my_values_ + i * p_.value_depth * NR<T>, slopes_, false);
+    others_.scores(at, s.others, mine_ + i * p_.depth * NR<T>, tile_);
+    other_values_.scores(at, s.others, my_values_ + i * p_.value_depth * NR<T>, slopes_);
     int64_t row = s.head * p_.queries + s.other;
     OfQueries<T, owned_by_queries> of{top_[i], inverse_[i], deltas_[i]};
     if (!owned_by_queries) of = {saved().top + row, saved().inverse + row, delta_ + row};
     differentiate(s.others, tile_, slopes_, extras_.bias(s), extras_.keep(s), static_cast<T>(p_.scale), of);
-    product(p_.depth, s.others, columns_ + at * p_.depth, packed, slopes_, sums_ + i * p_.depth * NR<T>, true);
-    if (!owned_by_queries)
-      product(p_.value_depth, s.others, value_columns_ + at * p_.value_depth, packed, tile_,
-              value_sums_ + i * p_.value_depth * NR<T>, true);
+    others_.add_results(at, s.others, slopes_, sums_ + i * p_.depth * NR<T>);
+    if (!owned_by_queries) other_values_.add_results(at, s.others, tile_, value_sums_ + i * p_.value_depth * NR<T>);
     if (gathers_) gather(s);
   }
 
@@ -257,8 +250,9 @@ class Backward {
   const T* delta_;
   int64_t capacity_;  // keys of a task
   int64_t rows_;      // of the others
-  T *mine_, *my_values_, *sums_, *value_sums_, *others_, *other_values_, *columns_, *value_columns_, *tile_, *slopes_,
-      *gathered_, *key_columns_;
+  T *mine_, *my_values_, *sums_, *value_sums_;
+  Others<T> others_, other_values_;
+  T *tile_, *slopes_, *gathered_, *key_columns_;
   Extras<T, owned_by_queries> extras_;
   int64_t elements_;
   Spot spots_[most_panels];

@@ -66,8 +66,8 @@ class Forward {
         tasks_(tasks),
         queries_(room.take(tasks.per_task * p.depth * NR<T>)),
         sums_(room.take(tasks.per_task * p.value_depth * NR<T>)),
-        keys_(room.take(std::min(p.keys, block_rows) * p.depth)),
-        values_(room.take(std::min(p.keys, block_rows) * p.value_depth)),
+        keys_(p.keys, p.depth, true, false, room),
+        values_(p.keys, p.value_depth, false, true, room),
         tile_(room.take(step_rows * NR<T>)),
         extras_(p, b.mask, room),
         elements_(room.used) {}
@@ -91,8 +91,8 @@ class Forward {
     auto values = matrix_of<T>(p_, p_.value, b_.value, p_.value_depth, head, p_.group);
     for (int64_t block = 0; block < last; block += block_rows) {
       int64_t count = std::min(block_rows, p_.keys - block);
-      pack_others(keys, block, count, keys_);
-      pack_columns(values, block, count, values_);
+      keys_.pack(keys, block, count);
+      values_.pack(values, block, count);
       for (int i = 0; i < panels; ++i) add_block(i, block, count);
     }
     for (int i = 0; i < panels; ++i) finish(i);
@@ -113,12 +113,12 @@ class Forward {
     for (s.other = block; s.other < end; s.other += step_rows) {
       int64_t at = s.other - block, packed = std::min(step_rows, count - at);
       s.others = std::min(packed, round_up(end - s.other, MR));
-      product(s.others, p_.depth, keys_ + at * p_.depth, p_.depth, queries_ + i * p_.depth * NR<T>, tile_, false);
+      keys_.scores(at, s.others, queries_ + i * p_.depth * NR<T>, tile_);
       vec<T> shrink[2];
       soften(s.others, tile_, extras_.bias(s), static_cast<T>(p_.scale), seen_[i], shrink);
       scale_rows<T>(p_.value_depth, sums, shrink);
       if (const T* keep = extras_.keep(s)) multiply(s.others * NR<T>, tile_, keep);
-      product(p_.value_depth, s.others, values_ + at * p_.value_depth, packed, tile_, sums, true);
+      values_.add_results(at, s.others, tile_, sums);
     }
   }
 
@@ -144,7 +144,9 @@ class Forward {
   const AttentionParams& p_;
   const AttentionForward& b_;
   Tasks tasks_;
-  T *queries_, *sums_, *keys_, *values_, *tile_;
+  T *queries_, *sums_;
+  Others<T> keys_, values_;
+  T* tile_;
   Extras<T, true> extras_;
   int64_t elements_;
   Spot spots_[most_panels];

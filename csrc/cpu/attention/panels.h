@@ -8,6 +8,7 @@
 
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
+#include "cpu/parallel.h"
 #include "cpu/simd/math.h"
 #include "cpu/simd/philox.h"
 
@@ -71,23 +72,42 @@ void pack_others(const Matrix<T>& m, int64_t first, int64_t count, T* to) {
 // Others as A of the results, step by step: the panel of column c begins at c * (rows of the step).
 template <class T>
 void pack_columns(const Matrix<T>& m, int64_t first, int64_t count, T* to) {
+  constexpr int V = lanes<T>;
   for (int64_t i = 0; i < count; i += step_rows) {
     int64_t rows = std::min(step_rows, count - i);
-    for (int64_t c = 0; c < m.columns; c += MR) {
-      int columns = static_cast<int>(std::min<int64_t>(MR, m.columns - c));
-      pack_panel(m.data + (first + i) * m.row + c * m.column, m.column, m.row, columns, rows,
-                 to + i * m.columns + c * rows, columns, columns);
+    const T* from = m.data + (first + i) * m.row;
+    T* panels = to + i * m.columns;
+    if (m.column != 1 || V > 2 * MR) {
+      for (int64_t c = 0; c < m.columns; c += MR) {
+        int columns = static_cast<int>(std::min<int64_t>(MR, m.columns - c));
+        pack_panel(from + c * m.column, m.column, m.row, columns, rows, panels + c * rows, columns, columns);
+      }
+      continue;
     }
+    // Rows as they lie in memory, of each what every panel takes; a surplus of lanes is overwritten by the next row.
+    for (int64_t r = 0; r < rows; ++r, from += m.row)
+      for (int64_t c = 0; c < m.columns; c += MR) {
+        int columns = static_cast<int>(std::min<int64_t>(MR, m.columns - c));
+        T* at = panels + c * rows + r * columns;
+        for (int part = 0; part < columns; part += V) {
+          int rest = columns - part;
+          vec<T> v = c + part + V <= m.columns ? load(from + c + part) : load_first(from + c + part, rest);
+          if (rest >= V || (columns == MR && r + 1 < rows))
+            store(at + part, v);
+          else
+            store_first(at + part, v, rest);
+        }
+      }
   }
 }
 
-// c (rows x NR) (+)= A B over k, the panel of A's row i beginning at a + i * depth.
-template <class T>
-void product(int64_t rows, int64_t k, const T* a, int64_t depth, const T* b, T* c, bool accumulate) {
+// c (rows x NR) (+)= A B over `k`, A's rows [i, i + MR) as a_at(i, tile) sets them.
+template <class T, class AAt>
+void product(int64_t rows, int64_t k, const T* b, T* c, bool accumulate, const AAt& a_at) {
   for (int64_t i = 0; i < rows; i += MR) {
     Tile<T> tile{};
     tile.k = k;
-    tile.a = a + i * depth;
+    a_at(i, tile);
     tile.b = b;
     tile.c = c + i * NR<T>;
     tile.ldc = NR<T>;
@@ -96,6 +116,61 @@ void product(int64_t rows, int64_t k, const T* a, int64_t depth, const T* b, T* 
     micro_kernel<T>(static_cast<int>(std::min<int64_t>(MR, rows - i)), tile);
   }
 }
+
+// A block of the others' rows as A of both products: packed, unless they lie so near each other that their tiles may
+// be read where they are.
+template <class T>
+class Others {
+ public:
+  // `scores` and `results`: whether they take part in such products.
+  Others(int64_t rows, int64_t columns, bool scores, bool results, Pieces<T>& room)
+      : by_rows_(scores ? room.take(std::min(rows, block_rows) * columns) : nullptr),
+        by_columns_(results ? room.take(std::min(rows, block_rows) * columns) : nullptr),
+        scores_(scores),
+        results_(results) {}
+
+  void pack(const Matrix<T>& m, int64_t first, int64_t count) {
+    constexpr int64_t near = 1024;  // bytes
+    m_ = m;
+    first_ = first;
+    count_ = count;
+    in_place_ = m.column == 1 && m.row >= 0 && m.row * static_cast<int64_t>(sizeof(T)) <= near;
+    if (in_place_) return;
+    if (scores_) pack_others(m, first, count, by_rows_);
+    if (results_) pack_columns(m, first, count, by_columns_);
+  }
+
+  // tile (rows x NR) = rows [at, at + rows) times the owners' panel.
+  void scores(int64_t at, int64_t rows, const T* panel, T* tile) const {
+    product<T>(rows, m_.columns, panel, tile, false, [&](int64_t i, Tile<T>& t) {
+      if (in_place_) {
+        t.a = m_.data + (first_ + at + i) * m_.row;
+        t.left = Left::rows;
+        t.a_step = m_.row;
+      } else {
+        t.a = by_rows_ + (at + i) * m_.columns;
+      }
+    });
+  }
+  // sums (columns x NR) += the same rows, transposed, times their tile of weights
+  void add_results(int64_t at, int64_t rows, const T* tile, T* sums) const {
+    product<T>(m_.columns, rows, tile, sums, true, [&](int64_t c, Tile<T>& t) {
+      if (in_place_) {
+        t.a = m_.data + (first_ + at) * m_.row + c;
+        t.left = Left::columns;
+        t.a_step = m_.row;
+      } else {
+        t.a = by_columns_ + at * m_.columns + c * std::min(step_rows, count_ - at);
+      }
+    });
+  }
+
+ private:
+  T *by_rows_, *by_columns_;
+  bool scores_, results_, in_place_ = false;
+  Matrix<T> m_{};
+  int64_t first_ = 0, count_ = 0;
+};
 
 // Results, (columns x NR), to their rows.
 template <class T>
