@@ -218,12 +218,23 @@ void store_channels(const Gather<T>& g, int64_t channel, int rows, int64_t pixel
   }
 }
 
+// Whether every pixel looks at one, and all of these lie at one distance: they are A as they lie.
+template <class T>
+bool is_pointwise(const Gather<T>& g) {
+  const Triple &s = g.stride, &low = g.low;
+  bool one = g.tap_count == 1 && low.d == 0 && low.h == 0 && low.w == 0 && s.d == 1 && s.h == 1 && s.w == 1;
+  return one && g.grid.d == 1 && g.grid.h == 1 && g.grid.w == g.size.w && g.size.d == 1 && g.size.h == 1 &&
+         g.in_strides.n == g.size.w * g.in_strides.w;
+}
+
 template <class T>
 void gather_nhwc(const Gather<T>& g, const Tiling& tiling, const T* weights, T* scratch) {
-  int64_t k = tiling.k, width = round_up(g.out_c, NR<T>);
+  int64_t k = tiling.k, width = round_up(g.out_c, NR<T>), pixel = g.in_strides.w;
+  bool in_place = is_pointwise(g);
   run_tiles<T>(
       tiling, g.groups, scratch,
       [&](int64_t group, int64_t m0, int64_t m1, int64_t k0, int64_t k1, T* buffer) {
+        if (in_place) return Panels<T>{g.in + group * g.in_c + m0 * pixel + k0, MR * pixel};
         for (int64_t m = m0; m < m1; m += MR)
           pack_channels(g, group, m, static_cast<int>(std::min<int64_t>(MR, m1 - m)), k0, k1,
                         buffer + (m - m0) * (k1 - k0));
@@ -235,6 +246,15 @@ void gather_nhwc(const Gather<T>& g, const Tiling& tiling, const T* weights, T* 
       [&](int64_t group, int64_t m, int rows, int64_t n, bool last, Tile<T>& tile) {
         int64_t channel = group * g.out_c + n;
         if (last && g.bias) tile.col_bias = g.bias + channel;
+        if (in_place) {
+          tile.left = Left::rows;
+          tile.a_step = pixel;
+          // of the block of pixels that comes next, a part with each panel
+          int64_t next = m + rows_per_block, panels = tiling.tile_n / NR<T>;
+          for (int i = 0; i < rows && next + i < tiling.m; ++i)
+            prefetch_part(g.in + group * g.in_c + (next + i) * pixel, g.in_c * static_cast<int64_t>(sizeof(T)),
+                          n / NR<T> % panels, panels);
+        }
         store_channels(g, channel, rows, m, tile);
       });
 }
