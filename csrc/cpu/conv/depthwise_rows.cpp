@@ -161,7 +161,11 @@ void gather_depthwise_rows(const Gather<T>& g, T* zeros) {
   int64_t blocks = ceil_div(g.grid.h, count), planes = g.batch * g.groups;
   int64_t in_bytes = count * stride * g.in_strides.h * static_cast<int64_t>(sizeof(T));
   int64_t out_bytes = count * g.out_strides.h * static_cast<int64_t>(sizeof(T));
-  parallel_chunks(planes * blocks, grain / (count * g.grid.w) + 1, [&](int64_t begin, int64_t end) {
+  // A plane's last two blocks, which share rows, belong to one task.
+  int64_t chunks = blocks > 1 ? blocks - 1 : 1, least = grain / (count * g.grid.w) + 1;
+  auto first_block = [&](int64_t chunk) { return chunk / chunks * blocks + chunk % chunks; };
+  parallel_chunks(planes * chunks, least, [&](int64_t from, int64_t to) {
+    int64_t begin = first_block(from), end = first_block(to);
     T weights[most_kernel_rows * most_kernel_columns];
     int64_t weights_of = -1;
     RowRun<T> run{};

@@ -195,8 +195,8 @@ struct NextRow {
 
 template <class T>
 NextRow<T> next_row(const Gather<T>& g, const T* in, int64_t slice, int64_t row, int64_t col, const T* out) {
-  int64_t z = slice * g.stride.d + g.high.d, y = (row + 1) * g.stride.h + g.high.h;
   if (row + 1 == g.grid.h) return {};
+  int64_t z = slice * g.stride.d + g.high.d, y = (row + 1) * g.stride.h + g.high.h;
   bool inside = z >= 0 && z < g.size.d && y >= 0 && y < g.size.h;
   const T* from = in + z * g.in_strides.d + y * g.in_strides.h + col * g.stride.w * g.in_strides.w;
   return {inside ? from : nullptr, out + g.out_strides.h + col * g.out_strides.w};
