@@ -1,8 +1,10 @@
-// Winograd's F(4x4, 3x3) (Winograd 1980; Lavin and Gray, Fast Algorithms for Convolutional Neural Networks,
-// 2016): four by four outputs of a 3x3 kernel from six by six inputs with 36 products instead of 144.
+// Winograd's F(4x4, 3x3) and F(2x2, 5x5) (Winograd 1980; Lavin and Gray, Fast Algorithms for Convolutional Neural
+// Networks, 2016): four by four outputs of a 3x3 kernel, or two by two of a 5x5 one, from six by six inputs with 36
+// products instead of 144 or 100.
 //   Y = A^T [(G g G^T) * (B^T d B)] A
-// interpolates at the points 0, 1, -1, 2, -2 and infinity. Here are the transforms along one axis; all work on
-// vectors whose lanes are channels.
+// interpolates at the points 0, 1, -1, 2, -2 and infinity, whichever of the two it is: row k of A^T has their k-th
+// powers, column k of G the same over the product of a point's distances to the others, 4, -6, -6, 24 and 24. Here are
+// the transforms along one axis for a kernel of K; all work on vectors whose lanes are channels.
 #pragma once
 #include "core/environment.h"
 #include "cpu/conv/lines.h"
@@ -10,12 +12,14 @@
 namespace arraynn::cpu::ARRAYNN_ISA {
 namespace {
 
-constexpr int tile_outputs = 4, tile_points = 6, tile_kernel = 3;
+constexpr int tile_points = 6;
+template <int K>
+constexpr int tile_outputs = tile_points + 1 - K;
 constexpr int64_t all_points = tile_points * tile_points;
 constexpr int64_t most_bytes = 48 << 20;  // of scratch for what is as large as the kernel
 
 template <class T>
-struct InputPoints {  // B^T d
+struct InputPoints {  // B^T d, for any K
   static constexpr int from = tile_points, to = tile_points;
   ARRAYNN_INLINE static void apply(const vec<T> (&d)[from], vec<T> (&v)[to]) {
     const vec<T> two = broadcast<T>(2), four = broadcast<T>(4), five = broadcast<T>(5);
@@ -30,77 +34,97 @@ struct InputPoints {  // B^T d
   }
 };
 
+// Sums of what has an even index and an odd one, weighted with the powers of 1 and 2.
 template <class T>
+struct Powers {
+  vec<T> even1, odd1, even2, odd2;
+};
+template <class T, int N>
+ARRAYNN_INLINE Powers<T> powers_of(const vec<T> (&x)[N]) {
+  Powers<T> p{x[0], x[1], x[0], broadcast<T>(2) * x[1]};
+  static_for<N - 2>([&](auto i) ARRAYNN_LAMBDA {
+    constexpr int k = i + 2;
+    vec<T>&one = k % 2 ? p.odd1 : p.even1, &two = k % 2 ? p.odd2 : p.even2;
+    one += x[k];
+    two = fma(broadcast<T>(T(1 << k)), x[k], two);
+  });
+  return p;
+}
+
+template <class T, int K>
 struct KernelPoints {  // G g
-  static constexpr int from = tile_kernel, to = tile_points;
+  static constexpr int from = K, to = tile_points;
   ARRAYNN_INLINE static void apply(const vec<T> (&g)[from], vec<T> (&u)[to]) {
     const vec<T> sixth = broadcast<T>(T(1) / 6), part = broadcast<T>(T(1) / 24);
-    vec<T> ends = -sixth * (g[0] + g[2]), middle = sixth * g[1];
-    vec<T> outer = part * fma(broadcast<T>(4), g[2], g[0]), half = part * (g[1] + g[1]);
+    Powers<T> p = powers_of<T>(g);
     u[0] = broadcast<T>(T(0.25)) * g[0];
-    u[1] = ends - middle;
-    u[2] = ends + middle;
-    u[3] = outer + half;
-    u[4] = outer - half;
-    u[5] = g[2];
+    u[1] = -sixth * (p.even1 + p.odd1);
+    u[2] = -sixth * (p.even1 - p.odd1);
+    u[3] = part * (p.even2 + p.odd2);
+    u[4] = part * (p.even2 - p.odd2);
+    u[5] = g[K - 1];
   }
 };
 
-template <class T>
+template <class T, int K>
 struct Outputs {  // A^T m
-  static constexpr int from = tile_points, to = tile_outputs;
+  static constexpr int from = tile_points, to = tile_outputs<K>;
   ARRAYNN_INLINE static void apply(const vec<T> (&m)[from], vec<T> (&y)[to]) {
     vec<T> sum1 = m[1] + m[2], diff1 = m[1] - m[2], sum2 = m[3] + m[4], diff2 = m[3] - m[4];
     y[0] = m[0] + sum1 + sum2;
-    y[1] = fma(broadcast<T>(2), diff2, diff1);
-    y[2] = fma(broadcast<T>(4), sum2, sum1);
-    y[3] = fma(broadcast<T>(8), diff2, diff1) + m[5];
+    static_for<to - 1>([&](auto i) ARRAYNN_LAMBDA {
+      constexpr int k = i + 1;
+      y[k] = fma(broadcast<T>(T(1 << k)), k % 2 ? diff2 : sum2, k % 2 ? diff1 : sum1);
+    });
+    y[to - 1] += m[5];
   }
 };
 
 // The transposes of those two, for the gradient in the kernel.
-template <class T>
+template <class T, int K>
 struct CotangentPoints {  // A dy
-  static constexpr int from = tile_outputs, to = tile_points;
+  static constexpr int from = tile_outputs<K>, to = tile_points;
   ARRAYNN_INLINE static void apply(const vec<T> (&y)[from], vec<T> (&w)[to]) {
-    const vec<T> four = broadcast<T>(4);
-    vec<T> even = y[0] + y[2], odd = y[1] + y[3];
-    vec<T> even2 = fma(four, y[2], y[0]), odd2 = broadcast<T>(2) * fma(four, y[3], y[1]);
+    Powers<T> p = powers_of<T>(y);
     w[0] = y[0];
-    w[1] = even + odd;
-    w[2] = even - odd;
-    w[3] = even2 + odd2;
-    w[4] = even2 - odd2;
-    w[5] = y[3];
+    w[1] = p.even1 + p.odd1;
+    w[2] = p.even1 - p.odd1;
+    w[3] = p.even2 + p.odd2;
+    w[4] = p.even2 - p.odd2;
+    w[5] = y[from - 1];
   }
 };
 
-template <class T>
+template <class T, int K>
 struct KernelGradient {  // G^T du
-  static constexpr int from = tile_points, to = tile_kernel;
+  static constexpr int from = tile_points, to = K;
   ARRAYNN_INLINE static void apply(const vec<T> (&u)[from], vec<T> (&g)[to]) {
     const vec<T> sixth = broadcast<T>(T(1) / 6), part = broadcast<T>(T(1) / 24);
-    vec<T> inner = sixth * (u[1] + u[2]), outer = part * (u[3] + u[4]);
-    g[0] = fma(broadcast<T>(T(0.25)), u[0], outer - inner);
-    g[1] = fma(sixth, u[2] - u[1], part * ((u[3] - u[4]) + (u[3] - u[4])));
-    g[2] = fma(broadcast<T>(4), outer, u[5] - inner);
+    vec<T> sum1 = sixth * (u[1] + u[2]), diff1 = sixth * (u[1] - u[2]);
+    vec<T> sum2 = part * (u[3] + u[4]), diff2 = part * (u[3] - u[4]);
+    g[0] = fma(broadcast<T>(T(0.25)), u[0], sum2 - sum1);
+    static_for<K - 1>([&](auto i) ARRAYNN_LAMBDA {
+      constexpr int k = i + 1;
+      g[k] = fma(broadcast<T>(T(1 << k)), k % 2 ? diff2 : sum2, -(k % 2 ? diff1 : sum1));
+    });
+    g[K - 1] += u[5];
   }
 };
 
 // A transform along both axes of a square: read(row, col) gives vectors, write(row, col, vector) takes them.
-template <class T, template <class> class Transform, class Read, class Write>
+template <class T, class Transform, class Read, class Write>
 ARRAYNN_INLINE void along_both(const Read& read, const Write& write) {
-  constexpr int from = Transform<T>::from, to = Transform<T>::to;
+  constexpr int from = Transform::from, to = Transform::to;
   vec<T> half[to][from];
   static_for<from>([&](auto col) ARRAYNN_LAMBDA {
     vec<T> line[from], found[to];
     static_for<from>([&](auto row) ARRAYNN_LAMBDA { line[row] = read(row, col); });
-    Transform<T>::apply(line, found);
+    Transform::apply(line, found);
     static_for<to>([&](auto row) ARRAYNN_LAMBDA { half[row][col] = found[row]; });
   });
   static_for<to>([&](auto row) ARRAYNN_LAMBDA {
     vec<T> found[to];
-    Transform<T>::apply(half[row], found);
+    Transform::apply(half[row], found);
     static_for<to>([&](auto col) ARRAYNN_LAMBDA { write(row, col, found[col]); });
   });
 }
@@ -110,10 +134,11 @@ ARRAYNN_INLINE void along_both(const Read& read, const Write& write) {
 template <class T>
 ARRAYNN_INLINE bool is_winograd(const ConvParams& p) {
   if (!winograd_allowed() || std::min(p.in_channels, p.out_channels) / p.groups < std::max(8, lanes<T>)) return false;
-  auto is_three = [](const ConvAxis& a) { return a.kernel == tile_kernel && a.stride == 1 && a.dilation == 1; };
+  auto is_dense = [](const ConvAxis& a) { return a.stride == 1 && a.dilation == 1; };
+  bool square = p.h.kernel == p.w.kernel && (p.h.kernel == 3 || p.h.kernel == 5);
   // with padding, the one slice of the output may be none of the input's
   bool plane = p.d.kernel == 1 && p.d.in == 1 && p.d.out == 1 && p.d.before == 0;
-  return plane && is_three(p.h) && is_three(p.w);
+  return plane && square && is_dense(p.h) && is_dense(p.w);
 }
 
 // ---- tiles ---------------------------------------------------------------------------------------------
@@ -124,8 +149,18 @@ struct TileGrid {
   int64_t count() const { return batch * high * wide; }
 };
 
-ARRAYNN_INLINE TileGrid tile_grid(int64_t batch, const Triple& grid) {
-  return {batch, ceil_div(grid.h, tile_outputs), ceil_div(grid.w, tile_outputs)};
+ARRAYNN_INLINE TileGrid tile_grid(int64_t kernel, int64_t batch, const Triple& grid) {
+  int64_t outputs = tile_points + 1 - kernel;
+  return {batch, ceil_div(grid.h, outputs), ceil_div(grid.w, outputs)};
+}
+
+// f(K), a constant, for a kernel of 3 or 5.
+template <class F>
+ARRAYNN_INLINE void with_kernel(int64_t kernel, const F& f) {
+  if (kernel == 3)
+    f(std::integral_constant<int, 3>{});
+  else
+    f(std::integral_constant<int, 5>{});
 }
 
 // Neighbours in one row of tiles.
@@ -144,15 +179,15 @@ ARRAYNN_INLINE void for_tile_runs(const TileGrid& t, int64_t begin, int64_t end,
 
 // The points of tiles [begin, end), those of a channel in a lane: point p of tile begin + i goes to
 // to + p * point_step + i * tile_step. Tile (0, 0) of an image begins at its pixel (top, left).
-template <class T, template <class> class Transform>
+template <class T, int K, class Transform>
 void points_of(const Images<T>& images, const TileGrid& tiles, int64_t begin, int64_t end, int64_t top, int64_t left,
                T* lines, int64_t line_step, T* to, int64_t tile_step, int64_t point_step) {
-  constexpr int V = lanes<T>, size = Transform<T>::from;
+  constexpr int V = lanes<T>, size = Transform::from, step = tile_outputs<K>;
   for_tile_runs(tiles, begin, end, [&](int64_t at, const TileRun& run) {
-    read_lines(images, run.image, run.row * tile_outputs + top, run.col * tile_outputs + left, size,
-               (run.count - 1) * tile_outputs + size, lines, line_step);
+    read_lines(images, run.image, run.row * step + top, run.col * step + left, size, (run.count - 1) * step + size,
+               lines, line_step);
     for (int64_t i = 0; i < run.count; ++i) {
-      const T* from = lines + i * tile_outputs * V;
+      const T* from = lines + i * step * V;
       T* first = to + (at + i) * tile_step;
       along_both<T, Transform>([&](auto row, auto col)
                                    ARRAYNN_LAMBDA { return load(from + row * line_step + col * V); },
@@ -163,9 +198,9 @@ void points_of(const Images<T>& images, const TileGrid& tiles, int64_t begin, in
 }
 
 // Elements between the lines of a buffer for the pixels of `count` neighbouring tiles.
-template <class T>
+template <class T, int K>
 int64_t line_elements(int64_t count) {
-  return round_up(count * tile_outputs + tile_points - tile_outputs, lanes<T>) * lanes<T>;
+  return round_up(count * tile_outputs<K> + K - 1, lanes<T>) * lanes<T>;
 }
 
 }  // namespace
