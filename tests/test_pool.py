@@ -104,6 +104,9 @@ CASES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((2, 3, 4, 6, 18), dict(kernel_size=2)),
     ((1, 4, 5, 6, 35), dict(kernel_size=3, stride=2, padding=1)),
     ((1, 2, 8, 8, 9), dict(kernel_size=7, stride=1)),
+    ((2, 3, 56, 57), dict(kernel_size=8)),  # windows that are a vector, or a part of one
+    ((1, 3, 40, 71), dict(kernel_size=7, stride=6)),
+    ((1, 2, 33, 50), dict(kernel_size=(5, 6), stride=5)),
     ((3, 17, 3, 4, 5), dict(kernel_size=(3, 4, 5))),
 ]
 

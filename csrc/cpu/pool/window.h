@@ -145,6 +145,7 @@ struct Sum {
     return a + b;
   }
   static ARRAYNN_INLINE T across(vec<T> v) { return sum<T>(v); }
+  static ARRAYNN_INLINE void across_four(const vec<T>* v, T* to) { sums_of_four<T>(v, to); }
 };
 
 template <class T>
@@ -155,6 +156,9 @@ struct Max {
   static ARRAYNN_INLINE vec<T> join(vec<T> a, vec<T> b) { return a != a ? a : max(a, b); }
   static ARRAYNN_INLINE T join(T a, T b) { return b > a || b != b ? b : a; }
   static ARRAYNN_INLINE T across(vec<T> v) { return max_lane<T>(v); }
+  static ARRAYNN_INLINE void across_four(const vec<T>* v, T* to) {
+    static_for<4>([&](auto i) ARRAYNN_LAMBDA { to[i] = max_lane<T>(v[i]); });
+  }
 };
 
 // In blocks, whose sums are added in double.
@@ -220,10 +224,11 @@ void join_pairs(const PoolAxis& a, Values values, T* y, const Finish& finish) {
 }
 
 // Neighbours x[0..count), of which there are few.
+constexpr int64_t least_vector = 5;  // fewer are joined one by one
 template <class Op, class T>
 ARRAYNN_INLINE T join_neighbours(const T* x, int64_t count) {
   T v = Op::empty;
-  if (count < 5) {
+  if (count < least_vector) {
     for (int64_t i = 0; i < count; ++i) v = Op::join(v, x[i]);
     return v;
   }
@@ -247,8 +252,15 @@ void join_spans(const PoolAxis& a, Values values, T* y) {
       y[o++] = v;
       continue;
     }
-    for_vectors<T>(end - begin,
-                   [&](int64_t c, auto count) ARRAYNN_LAMBDA { store(row + c, values(begin + c, count)); });
+    values.join_to(begin, end - begin, row);
+    if (a.kernel >= least_vector && a.kernel <= lanes<T> && !a.adaptive && a.dilation == 1 && a.padding == 0)
+      for (; o + 4 <= next; o += 4) {  // each is a part of one vector
+        vec<T> v[4], empty = broadcast<T>(Op::empty);
+        static_for<4>([&](auto i) ARRAYNN_LAMBDA {
+          v[i] = keep_count<T>(load(row + (o + i) * a.stride - begin), static_cast<int>(a.kernel), empty);
+        });
+        Op::across_four(v, y + o);
+      }
     for (; o < next; ++o) {
       Span s = span_of(a, o);
       if (s.step == 1) {
@@ -293,6 +305,30 @@ struct JoinedRows {
     for (int64_t s = slice_step; s < depth; s += slice_step)
       for (int64_t r = 0; r < height; r += row_step) v = Op::join(v, load_count(first + s + r + c, count));
     return v;
+  }
+
+  // row[0..count) = the columns from c on, several vectors at a time so that they share the steps from row to row. A
+  // whole vector is stored at the end.
+  void join_to(int64_t c, int64_t count, T* row) const {
+    constexpr int V = lanes<T>, together = 4;
+    int64_t i = 0;
+    for (; i + together * V <= count; i += together * V) join_vectors<together>(c + i, row + i);
+    if (i + 2 * V <= count) join_vectors<2>(c + i, row + i), i += 2 * V;
+    for_vectors<T>(count - i, [&](int64_t j, auto n) ARRAYNN_LAMBDA { store(row + i + j, (*this)(c + i + j, n)); });
+  }
+
+ private:
+  template <int N>
+  ARRAYNN_INLINE void join_vectors(int64_t c, T* row) const {
+    vec<T> v[N];
+    static_for<N>([&](auto i) ARRAYNN_LAMBDA { v[i] = load(first + c + i * lanes<T>); });
+    auto join_rows = [&](const T* from) ARRAYNN_LAMBDA {
+      static_for<N>([&](auto i) ARRAYNN_LAMBDA { v[i] = Op::join(v[i], load(from + c + i * lanes<T>)); });
+    };
+    for (int64_t r = row_step; r < height; r += row_step) join_rows(first + r);
+    for (int64_t s = slice_step; s < depth; s += slice_step)
+      for (int64_t r = 0; r < height; r += row_step) join_rows(first + s + r);
+    static_for<N>([&](auto i) ARRAYNN_LAMBDA { store(row + i * lanes<T>, v[i]); });
   }
 };
 
