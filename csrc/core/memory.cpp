@@ -80,6 +80,33 @@ bool offer_oldest(Pool& p) {
   return true;
 }
 
+// Whether the pool has taken the block.
+bool keep(Pool& p, Block block) {
+  if (block.capacity > p.bound) return false;
+  try {
+    p.idle[class_of(block.capacity)].push_back({block.data, p.releases++, false});
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  p.idle_bytes += block.capacity;
+  return true;
+}
+
+// Takes the block that has been idle longest out of the pool.
+void* take_oldest(Pool& p) {
+  int size_class = -1;
+  for (int c = 0; c < class_count; ++c)
+    if (!p.idle[c].empty() && (size_class < 0 || p.idle[c].front().age < p.idle[size_class].front().age))
+      size_class = c;
+  auto& list = p.idle[size_class];
+  Idle block = list.front();
+  list.erase(list.begin());
+  size_t capacity = class_size(size_class);
+  p.idle_bytes -= capacity;
+  if (block.reclaimed) p.offered_bytes -= capacity;
+  return block.data;
+}
+
 void* fresh(size_t capacity) {
   size_t alignment = capacity >= huge_page ? huge_page : 64;
   void* data = std::aligned_alloc(alignment, (capacity + alignment - 1) / alignment * alignment);
@@ -116,20 +143,20 @@ Block acquire(size_t bytes) {
 
 void release(Block block) noexcept {
   Pool& p = pool();
-  {
-    std::lock_guard<std::mutex> lock(p.mutex);
-    if (p.idle_bytes + block.capacity <= p.bound) {
-      try {
-        p.idle[class_of(block.capacity)].push_back({block.data, p.releases++, false});
-        p.idle_bytes += block.capacity;
-        while (p.idle_bytes - p.offered_bytes > hot_bytes && offer_oldest(p)) {
-        }
-        return;
-      } catch (const std::bad_alloc&) {
-      }
-    }
+  std::unique_lock<std::mutex> lock(p.mutex);
+  if (!keep(p, block)) {
+    lock.unlock();
+    std::free(block.data);
+    return;
   }
-  std::free(block.data);
+  while (p.idle_bytes > p.bound) {  // what was released now is what may be wanted next
+    void* oldest = take_oldest(p);
+    lock.unlock();
+    std::free(oldest);
+    lock.lock();
+  }
+  while (p.idle_bytes - p.offered_bytes > hot_bytes && offer_oldest(p)) {
+  }
 }
 
 size_t idle_bytes() {

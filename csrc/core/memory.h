@@ -24,9 +24,9 @@ class OutOfMemory : public std::bad_alloc {
 Block acquire(size_t bytes);
 void release(Block block) noexcept;
 
-// Idle bytes are bounded (an eighth of the memory, at most 1 GiB). The pages of what has been idle
-// longest are marked free (MADV_FREE), so that the system takes them by itself under pressure; and
-// all idle blocks go back before an allocation fails.
+// Idle bytes are bounded (an eighth of the memory, at most 1 GiB): beyond that what has been idle longest is
+// freed. Before that its pages are marked free (MADV_FREE), so that the system takes them by itself under
+// pressure; and all idle blocks go back before an allocation fails.
 size_t idle_bytes();
 void trim() noexcept;  // return every idle block to the system
 
