@@ -129,6 +129,15 @@ def test_a_fork_of_a_process_that_used_threads() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("option", ["OMP_PROC_BIND", "OMP_PLACES"])
+def test_openmp_bound_to_places(option: str) -> None:
+    """It leaves the importing thread one CPU, but has the others for its workers."""
+    code = "import arraynn as ann; print(ann.get_num_threads())"
+    value = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}[option]
+    result = run_python(code, **{option: value})
+    assert result.stdout == run_python(code).stdout, result.stderr
+
+
 def test_set_num_threads() -> None:
     threads = ann.get_num_threads()
     try:
