@@ -264,10 +264,11 @@ ARRAYNN_INLINE void for_overlapping_vectors(int64_t n, F&& body) {
   if (i < n) body(n - lanes<T>, whole);
 }
 // f(k) for the steps k of a register tile's loop: k counts from where the pointers are, and advance(count) moves them.
-// Several steps are between two looks at the counter: its instructions cost where threads share a core's units.
+// Several steps are between two looks at the counter: its instructions cost where threads share a core's units, most
+// where a step has few others.
 template <class F, class Advance>
 ARRAYNN_INLINE void for_steps(int64_t n, F&& f, Advance&& advance) {
-  constexpr int together = 4;
+  constexpr int together = ARRAYNN_VECTOR_BYTES == 64 ? 2 : 4;
   int64_t i = 0;
   for (; i + together <= n; i += together) {
     static_for<together>(f);
