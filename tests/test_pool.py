@@ -107,6 +107,8 @@ CASES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((2, 3, 56, 57), dict(kernel_size=8)),  # windows that are a vector, or a part of one
     ((1, 3, 40, 71), dict(kernel_size=7, stride=6)),
     ((1, 2, 33, 50), dict(kernel_size=(5, 6), stride=5)),
+    ((1, 8, 16, 16), dict(kernel_size=5, ceil_mode=True)),  # the fourth window has one column, or three
+    ((1, 8, 18, 18), dict(kernel_size=5, ceil_mode=True)),
     ((3, 17, 3, 4, 5), dict(kernel_size=(3, 4, 5))),
 ]
 

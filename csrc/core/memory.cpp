@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <mutex>
 #include <new>
-#include <vector>
 
 namespace arraynn {
 
@@ -43,7 +43,7 @@ struct Idle {
 
 struct Pool {
   std::mutex mutex;
-  std::vector<Idle> idle[class_count];  // the longest idle first
+  std::deque<Idle> idle[class_count];  // the longest idle first
   size_t idle_bytes = 0, offered_bytes = 0, releases = 0;
   size_t bound;
 
@@ -100,7 +100,7 @@ void* take_oldest(Pool& p) {
       size_class = c;
   auto& list = p.idle[size_class];
   Idle block = list.front();
-  list.erase(list.begin());
+  list.pop_front();
   size_t capacity = class_size(size_class);
   p.idle_bytes -= capacity;
   if (block.reclaimed) p.offered_bytes -= capacity;

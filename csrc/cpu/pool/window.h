@@ -254,7 +254,7 @@ void join_spans(const PoolAxis& a, Values values, T* y) {
     }
     values.join_to(begin, end - begin, row);
     if (a.kernel >= least_vector && a.kernel <= lanes<T> && !a.adaptive && a.dilation == 1 && a.padding == 0)
-      for (; o + 4 <= next; o += 4) {  // each is a part of one vector
+      for (; o + 4 <= next && (o + 3) * a.stride + a.kernel <= a.size; o += 4) {  // each is a part of one vector
         vec<T> v[4], empty = broadcast<T>(Op::empty);
         static_for<4>([&](auto i) ARRAYNN_LAMBDA {
           v[i] = keep_count<T>(load(row + (o + i) * a.stride - begin), static_cast<int>(a.kernel), empty);
