@@ -8,7 +8,6 @@
 
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
-#include "cpu/parallel.h"
 #include "cpu/simd/math.h"
 #include "cpu/simd/philox.h"
 
