@@ -441,7 +441,8 @@ int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
   // A bound that grows with each size, so that it serves all smaller products too: a tile's block of
   // k need not be smaller where k is.
   int64_t by_rows = round_up(std::min(n, most_row_columns<T>), row_tile_columns<T>) * k;
-  int64_t panels = round_up(m * k, 64) + round_up(NR<T> * std::min<int64_t>(k, most_block_k<T>), 64) * num_threads();
+  int64_t panel = round_up(NR<T> * std::min<int64_t>(k, most_block_k<T>), 64);
+  int64_t panels = round_up(m * k, 64) + most_b_panels * panel * num_threads();
   return std::max(by_rows, panels);
 }
 template int64_t gemm_scratch<float>(int64_t, int64_t, int64_t);

@@ -102,14 +102,23 @@ void column_sums(int64_t rows, int64_t columns, const T* dy, T* db) {
 struct Tiling {
   int64_t m, n, k;
   int64_t tile_m, tile_n, block_k;
+  int64_t block_m;    // rows of A that a task has in hand at a time
+  int64_t panels = 1;  // of B that it has packed meanwhile
   int64_t tasks_m() const { return ceil_div(m, tile_m); }
   int64_t tasks_n() const { return ceil_div(n, tile_n); }
 };
 
-constexpr int64_t rows_per_block = 16 * MR;  // of A, packed at a time
+// A B panel is 128 KiB with 64-byte vectors, which the second cache feeds as fast as it is used: to read and write C
+// less often is worth more. With shorter ones it is 24 KiB, and stays in the first.
+template <class T>
+constexpr int64_t most_block_k = (ARRAYNN_VECTOR_BYTES == 64 ? 4096 : 1536) / sizeof(T);
+constexpr int64_t block_bytes = 384 * 1024;  // of A, a part of the second cache
 
 template <class T>
-constexpr int64_t most_block_k = 1536 / sizeof(T);  // a B panel is 48 KiB with 64-byte vectors
+int64_t block_m_for(int64_t block_k) {
+  int64_t fitting = block_bytes / (block_k * static_cast<int64_t>(sizeof(T))) / MR;
+  return MR * std::clamp<int64_t>(fitting, 2, 16);
+}
 
 template <class T>
 int64_t block_k_for(int64_t k, int64_t k_unit) {
@@ -130,12 +139,13 @@ inline int64_t many_tasks(int64_t products) {
 
 template <class T>
 Tiling tiling_for(int64_t m, int64_t n, int64_t k, int64_t batches = 1, int64_t k_unit = 1) {
-  Tiling t{m, n, k, std::max<int64_t>(m, 1), 0, block_k_for<T>(k, k_unit)};
+  Tiling t{m, n, k, std::max<int64_t>(m, 1), 0, block_k_for<T>(k, k_unit), 0};
+  t.block_m = block_m_for<T>(t.block_k);
   t.tile_n = std::min<int64_t>(16 * NR<T>, round_up(std::max<int64_t>(n, 1), NR<T>));
   int64_t wanted = wanted_tasks(batches * m * n * k);
   auto tasks = [&] { return batches * t.tasks_m() * t.tasks_n(); };
   auto halve = [](int64_t size, int64_t unit) { return std::max(unit, round_up(ceil_div(size, 2), unit)); };
-  while (tasks() < wanted && t.tile_m > 2 * rows_per_block) t.tile_m = halve(t.tile_m, MR);
+  while (tasks() < wanted && t.tile_m > 32 * MR) t.tile_m = halve(t.tile_m, MR);
   while (tasks() < wanted && t.tile_n > 4 * NR<T>) t.tile_n = halve(t.tile_n, NR<T>);
   while (tasks() < wanted && t.tile_m > 4 * MR) t.tile_m = halve(t.tile_m, MR);
   while (tasks() < wanted && t.tile_n > NR<T>) t.tile_n = halve(t.tile_n, NR<T>);
@@ -154,7 +164,7 @@ struct Panels {
 // Elements of scratch a worker needs to pack its blocks of A and B.
 template <class T>
 int64_t worker_elements(const Tiling& t) {
-  return round_up(std::min(t.tile_m, rows_per_block) * t.block_k, 64) + t.tile_n * t.block_k + 64;
+  return round_up(std::min(t.tile_m, t.block_m) * t.block_k, 64) + t.tile_n * t.block_k + 64;
 }
 
 // Runs the product. pack_a(batch, m0, m1, k0, k1, buffer) and pack_b(batch, n0, n1, k0, k1, buffer)
@@ -170,13 +180,13 @@ void run_tiles(const Tiling& t, int64_t batches, T* scratch, const PackA& pack_a
     int64_t m0 = task % tasks_m * t.tile_m, m1 = std::min(m0 + t.tile_m, t.m);
     int64_t n0 = task / tasks_m * t.tile_n, n1 = std::min(n0 + t.tile_n, t.n);
     T* a_buffer = scratch + worker * per_worker;
-    T* b_buffer = a_buffer + round_up(std::min(t.tile_m, rows_per_block) * t.block_k, 64);
+    T* b_buffer = a_buffer + round_up(std::min(t.tile_m, t.block_m) * t.block_k, 64);
     int64_t k0 = 0;
     do {
       int64_t k1 = std::min(k0 + t.block_k, t.k), kc = k1 - k0;
       Panels<T> b = pack_b(batch, n0, n1, k0, k1, b_buffer);
-      for (int64_t mb = m0; mb < m1; mb += rows_per_block) {
-        int64_t mb1 = std::min(mb + rows_per_block, m1);
+      for (int64_t mb = m0; mb < m1; mb += t.block_m) {
+        int64_t mb1 = std::min(mb + t.block_m, m1);
         Panels<T> a = pack_a(batch, mb, mb1, k0, k1, a_buffer);
         for (int64_t n = n0; n < n1; n += NR<T>)
           for (int64_t m = mb; m < mb1; m += MR) {
@@ -197,54 +207,72 @@ void run_tiles(const Tiling& t, int64_t batches, T* scratch, const PackA& pack_a
 
 // ---- with A packed before ----------------------------------------------------------------------------
 // Where A is small enough to be packed as a whole, once, a task needs one panel of B at a time, which
-// then stays in the nearest cache for all of A.
+// then stays in the nearest caches for all of A. Of a larger A, each block is used for several panels.
+
+constexpr int64_t most_b_panels = ARRAYNN_VECTOR_BYTES == 64 ? 4 : 1;
 
 // Few rows per task would pack B's panels several times, so columns are split first.
 template <class T>
 Tiling panels_for(int64_t m, int64_t n, int64_t k, int64_t batches = 1, int64_t k_unit = 1) {
-  Tiling t{m, n, k, std::max<int64_t>(m, 1), 0, block_k_for<T>(k, k_unit)};
+  Tiling t{m, n, k, std::max<int64_t>(m, 1), 0, block_k_for<T>(k, k_unit), std::max<int64_t>(m, 1)};
   t.tile_n = std::min<int64_t>(16 * NR<T>, round_up(std::max<int64_t>(n, 1), NR<T>));
+  if (m * t.block_k * static_cast<int64_t>(sizeof(T)) > 2 * block_bytes && most_b_panels > 1) {
+    t.block_m = block_m_for<T>(t.block_k);
+    t.panels = std::min(most_b_panels, t.tile_n / NR<T>);
+  }
   int64_t products = batches * m * n * k, many = many_tasks(products), wanted = wanted_tasks(products);
   auto tasks = [&] { return batches * t.tasks_m() * t.tasks_n(); };
-  while (tasks() < many && t.tile_n > NR<T>) t.tile_n = round_up(ceil_div(t.tile_n, 2), NR<T>);
+  while (tasks() < many && t.tile_n > t.panels * NR<T>)
+    t.tile_n = std::max(t.panels * NR<T>, round_up(ceil_div(t.tile_n, 2), NR<T>));
   while (tasks() < wanted && t.tile_m > 2 * MR) t.tile_m = round_up(ceil_div(t.tile_m, 2), MR);
   return t;
 }
 
 template <class T>
 int64_t panel_elements(const Tiling& t) {
-  return round_up(NR<T> * t.block_k, 64);
+  return round_up(NR<T> * t.block_k, 64) * t.panels;
 }
 
 // Runs the product. A's panels lie at packed_a(batch), each with all of k; pack_b(batch, n, cols, k0,
-// k1, buffer) packs one panel of B; ahead(batch, n, part, parts, k0, k1) may prefetch a part of the
-// next one; store(batch, m, rows, n, last, tile) as in run_tiles.
+// k1, buffer) packs one panel of B; ahead(batch, n, part, parts, k0, k1) may prefetch a part of a
+// later one; store(batch, m, rows, n, last, tile) as in run_tiles.
 template <class T, class PackedA, class PackB, class Ahead, class Store>
 void run_panels(const Tiling& t, int64_t batches, T* scratch, const PackedA& packed_a, const PackB& pack_b,
                 const Ahead& ahead, const Store& store) {
   int64_t tasks_m = t.tasks_m(), tasks = tasks_m * t.tasks_n();
+  int64_t panel_step = round_up(NR<T> * t.block_k, 64), together = t.panels * NR<T>;
   parallel_for(batches * tasks, [&](int64_t index, int worker) {
     int64_t batch = index / tasks, task = index % tasks;
     int64_t m0 = task % tasks_m * t.tile_m, m1 = std::min(m0 + t.tile_m, t.m);
     int64_t n0 = task / tasks_m * t.tile_n, n1 = std::min(n0 + t.tile_n, t.n);
     const T* a = packed_a(batch);
-    T* panel = scratch + worker * panel_elements<T>(t);
+    T* buffer = scratch + worker * panel_elements<T>(t);
+    auto columns = [&](int64_t n) { return static_cast<int>(std::min<int64_t>(NR<T>, n1 - n)); };
+    auto block = [&](int64_t first, int64_t last, int64_t n, const T* panel, int64_t k0, int64_t k1) {
+      for (int64_t m = first; m < last; m += MR) {
+        ahead(batch, n + together, (m - m0) / MR, ceil_div(m1 - m0, MR), k0, k1);
+        int rows = static_cast<int>(std::min<int64_t>(MR, m1 - m));
+        Tile<T> tile{};
+        tile.k = k1 - k0;
+        tile.a = a + m * t.k + k0 * rows;
+        tile.b = panel;
+        tile.cols = columns(n);
+        tile.accumulate = k0 > 0;
+        store(batch, m, rows, n, k1 == t.k, tile);
+      }
+    };
     int64_t k0 = 0;
     do {
       int64_t k1 = std::min(k0 + t.block_k, t.k);
-      for (int64_t n = n0; n < n1; n += NR<T>) {
-        int cols = static_cast<int>(std::min<int64_t>(NR<T>, n1 - n));
-        pack_b(batch, n, cols, k0, k1, panel);
-        for (int64_t m = m0; m < m1; m += MR) {
-          ahead(batch, n + NR<T>, (m - m0) / MR, ceil_div(m1 - m0, MR), k0, k1);
-          int rows = static_cast<int>(std::min<int64_t>(MR, m1 - m));
-          Tile<T> tile{};
-          tile.k = k1 - k0;
-          tile.a = a + m * t.k + k0 * rows;
-          tile.b = panel;
-          tile.cols = cols;
-          tile.accumulate = k0 > 0;
-          store(batch, m, rows, n, k1 == t.k, tile);
+      for (int64_t first = n0; first < n1; first += together) {
+        int64_t end = std::min(first + together, n1);
+        T* panel = buffer;
+        for (int64_t n = first; n < end; n += NR<T>, panel += panel_step)
+          pack_b(batch, n, columns(n), k0, k1, panel);
+        for (int64_t m = m0; m < m1; m += t.block_m) {
+          panel = buffer;
+          for (int64_t n = first; n < end; n += NR<T>, panel += panel_step)
+            block(m, std::min(m + t.block_m, m1), n, panel, k0, k1);
         }
       }
       k0 = k1;

@@ -250,7 +250,7 @@ void gather_nhwc(const Gather<T>& g, const Tiling& tiling, const T* weights, T* 
           tile.left = Left::rows;
           tile.a_step = pixel;
           // of the block of pixels that comes next, a part with each panel
-          int64_t next = m + rows_per_block, panels = tiling.tile_n / NR<T>;
+          int64_t next = m + tiling.block_m, panels = tiling.tile_n / NR<T>;
           for (int i = 0; i < rows && next + i < tiling.m; ++i)
             prefetch_part(g.in + group * g.in_c + (next + i) * pixel, g.in_c * static_cast<int64_t>(sizeof(T)),
                           n / NR<T> % panels, panels);
