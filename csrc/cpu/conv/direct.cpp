@@ -5,7 +5,7 @@
 // finds tap t of pixel i at a fixed distance: it broadcasts elements of the lines, and its sums stay in registers over
 // all taps and input channels.
 //   lines[block of channels][slice][row][pixel][lane]
-//   weights[panel][block of channels][tap][channel][NR output channels]
+//   weights[panel][block of channels][tap][channel][output channel]
 #include "cpu/conv/lines.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
@@ -14,9 +14,16 @@ namespace {
 
 constexpr int64_t most_columns = 96;  // of outputs in a task
 
+// Vectors of output channels in a panel of weights, and pixels of a tile with so many. With 32 registers, six pixels
+// by four vectors load less for as many products than twelve by two.
+constexpr int most_vectors = ARRAYNN_VECTOR_BYTES == 64 ? 4 : 2;
+constexpr int most_pixels(int vectors) { return vectors <= 2 ? MR : vectors == 3 ? 8 : 6; }
+template <class T>
+constexpr int panel_channels = most_vectors * lanes<T>;
+
 template <class T>
 struct Plan {
-  int64_t in_blocks, panels, panel_elements;
+  int64_t in_blocks, panels;
   Triple reach;           // input pixels that a pixel's taps span, less one
   int64_t rows, columns;  // outputs of a task
   int64_t most_rows;      // if threads did not ask for more tasks: what the choice of the engine may depend on
@@ -26,8 +33,7 @@ struct Plan {
   explicit Plan(const Gather<T>& g) {
     constexpr int V = lanes<T>;
     in_blocks = ceil_div(g.in_c, V);
-    panels = ceil_div(g.out_c, NR<T>);
-    panel_elements = g.tap_count * g.in_c * NR<T>;
+    panels = ceil_div(g.out_c, panel_channels<T>);
     reach = {g.high.d - g.low.d, g.high.h - g.low.h, g.high.w - g.low.w};
     columns = even_part(g.grid.w, most_columns);
     column_tasks = ceil_div(g.grid.w, columns);
@@ -48,7 +54,15 @@ struct Plan {
   int64_t rows_seen(const Gather<T>& g, int64_t outputs) const { return (outputs - 1) * g.stride.h + reach.h + 1; }
   int64_t out_step() const { return round_up(columns, lanes<T>) * lanes<T>; }  // between the rows of a vector's outputs
   int64_t lines() const { return in_blocks * block_step; }
-  int64_t worker_elements() const { return round_up(lines() + 2 * rows * out_step(), 64); }
+  int64_t worker_elements() const { return round_up(lines() + most_vectors * rows * out_step(), 64); }
+  // of the weights of a panel, and of those before it: the last one is as narrow as it may
+  static int width(const Gather<T>& g, int64_t panel) {
+    return static_cast<int>(
+        round_up(std::min<int64_t>(g.out_c - panel * panel_channels<T>, panel_channels<T>), lanes<T>));
+  }
+  static int64_t weights_before(const Gather<T>& g, int64_t group, int64_t panel) {
+    return (group * round_up(g.out_c, lanes<T>) + panel * panel_channels<T>)*g.tap_count * g.in_c;
+  }
 };
 
 // ---- weights ------------------------------------------------------------------------------------------
@@ -58,18 +72,22 @@ void pack_weights(const Gather<T>& g, const Plan<T>& plan, T* packed) {
   constexpr int V = lanes<T>;
   parallel_for(g.groups * plan.panels * plan.in_blocks, [&](int64_t index, int) {
     int64_t panel = index / plan.in_blocks, i0 = index % plan.in_blocks * V;
-    int64_t group = panel / plan.panels, first = panel % plan.panels * NR<T>;
-    int outputs = static_cast<int>(std::min<int64_t>(NR<T>, g.out_c - first));
+    int64_t group = panel / plan.panels, first = panel % plan.panels * panel_channels<T>;
+    int outputs = static_cast<int>(std::min<int64_t>(panel_channels<T>, g.out_c - first));
+    int width = plan.width(g, panel % plan.panels);
     int64_t count = std::min<int64_t>(V, g.in_c - i0);
     const T* from = g.weight + group * g.w_group + first * g.w_out + i0 * g.w_in;
-    T* to = packed + panel * plan.panel_elements + i0 * g.tap_count * NR<T>;
-    if (g.taps_adjacent && g.tap_count > 1 && g.w_in != 1) {
-      for (int64_t i = 0; i < count; ++i)
-        pack_panel(from + g.taps[0].weight + i * g.w_in, g.w_out, 1, outputs, g.tap_count, to + i * NR<T>, NR<T>,
-                   count * NR<T>);
-    } else {
-      for (int64_t t = 0; t < g.tap_count; ++t)
-        pack_panel(from + g.taps[t].weight, g.w_out, g.w_in, outputs, count, to + t * count * NR<T>, NR<T>, NR<T>);
+    T* to = packed + plan.weights_before(g, group, panel % plan.panels) + i0 * g.tap_count * width;
+    for (int half = 0; half < width; half += NR<T>, to += NR<T>, from += NR<T> * g.w_out) {
+      int rows = std::min(NR<T>, outputs - half), padded = std::min(NR<T>, width - half);
+      if (g.taps_adjacent && g.tap_count > 1 && g.w_in != 1) {
+        for (int64_t i = 0; i < count; ++i)
+          pack_panel(from + g.taps[0].weight + i * g.w_in, g.w_out, 1, rows, g.tap_count, to + i * width, padded,
+                     count * width);
+      } else {
+        for (int64_t t = 0; t < g.tap_count; ++t)
+          pack_panel(from + g.taps[t].weight, g.w_out, g.w_in, rows, count, to + t * count * width, padded, width);
+      }
     }
   });
 }
@@ -84,8 +102,8 @@ struct Pixels {
   const int64_t* taps;       // from a pixel to what a tap meets
   int64_t tap_count;
   const T* weights;
-  const T* bias;  // of NR channels
-  T* out;         // [vector of channels][pixel][lane]
+  const T* bias;
+  T* out;  // [vector of channels][pixel][lane]
   int64_t out_step;
 };
 
@@ -105,13 +123,13 @@ void direct_tile(const Pixels<T>& p) {
       const T* a = p.in + block * p.block_step + p.taps[t];
       auto add = [&](int k) ARRAYNN_LAMBDA {
         vec<T> column[NV];
-        static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(w + k * NR<T> + j * V); });
+        static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(w + (k * NV + j) * V); });
         static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
           vec<T> value = broadcast<T>(a[i * step + k]);
           static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
         });
       };
-      auto advance = [&](int64_t steps) ARRAYNN_LAMBDA { a += steps, w += steps * NR<T>; };
+      auto advance = [&](int64_t steps) ARRAYNN_LAMBDA { a += steps, w += steps * NV * V; };
       if (count == V)
         for_steps(V, add, advance);
       else
@@ -124,18 +142,16 @@ void direct_tile(const Pixels<T>& p) {
 }
 
 template <class T>
-void run_tile(int rows, int columns, int64_t stride, const Pixels<T>& p) {
-  with_constant<MR>(rows, [&](auto constant) {
-    constexpr int count = decltype(constant)::value;
-    auto of_width = [&](auto width) {
+void run_tile(int pixels, int vectors, int64_t stride, const Pixels<T>& p) {
+  with_constant<most_vectors>(vectors, [&](auto width) {
+    with_constant<most_pixels(width)>(pixels, [&](auto count) {
       if (stride == 1)
         direct_tile<T, count, width, 1>(p);
       else if (stride == 2)
         direct_tile<T, count, width, 2>(p);
       else
         direct_tile<T, count, width, 0>(p);
-    };
-    with_constant<2>(columns <= lanes<T> ? 1 : 2, of_width);
+    });
   });
 }
 
@@ -174,9 +190,10 @@ template <class T>
 void task_panel(const Gather<T>& g, const Plan<T>& plan, const Place& at, int64_t panel, const int64_t* taps,
                 const T* weights, const T* lines, T* out) {
   constexpr int V = lanes<T>;
-  int64_t first = panel * NR<T>, channel = at.group * g.out_c + first;
-  int columns = static_cast<int>(std::min<int64_t>(NR<T>, g.out_c - first));
-  T bias[NR<T>] = {};
+  int64_t first = panel * panel_channels<T>, channel = at.group * g.out_c + first;
+  int columns = static_cast<int>(std::min<int64_t>(panel_channels<T>, g.out_c - first));
+  int vectors = plan.width(g, panel) / V;
+  T bias[panel_channels<T>] = {};
   if (g.bias) std::copy_n(g.bias + channel, columns, bias);
   int64_t half = plan.rows * plan.out_step();
   Pixels<T> p{plan.in_blocks,
@@ -186,16 +203,16 @@ void task_panel(const Gather<T>& g, const Plan<T>& plan, const Place& at, int64_
               g.stride.w * V,
               taps,
               g.tap_count,
-              weights + (at.group * plan.panels + panel) * plan.panel_elements,
+              weights + plan.weights_before(g, at.group, panel),
               bias,
               nullptr,
               half};
-  int64_t most = even_part(at.columns, MR);
+  int64_t most = even_part(at.columns, most_pixels(vectors));
   for (int64_t row = 0; row < at.rows; ++row)
     for (int64_t col = 0; col < at.columns; col += most) {
       p.in = lines + row * g.stride.h * plan.line_step + col * g.stride.w * V;
       p.out = out + row * plan.out_step() + col * V;
-      run_tile(static_cast<int>(std::min(most, at.columns - col)), columns, g.stride.w, p);
+      run_tile(static_cast<int>(std::min(most, at.columns - col)), vectors, g.stride.w, p);
     }
   const Strides& s = g.out_strides;
   T* to = g.out + at.image * s.n + channel * s.c + at.slice * s.d + at.row * s.h + at.column * s.w;
@@ -209,7 +226,7 @@ void task_panel(const Gather<T>& g, const Plan<T>& plan, const Place& at, int64_
 template <class T>
 int64_t gather_direct_scratch(const Gather<T>& g) {
   Plan<T> plan(g);
-  return round_up(g.tap_count, 64) * 2 + round_up(g.groups * plan.panels * plan.panel_elements, 64) +
+  return round_up(g.tap_count, 64) * 2 + round_up(plan.weights_before(g, g.groups, 0), 64) +
          plan.worker_elements() * num_threads();
 }
 template int64_t gather_direct_scratch(const Gather<float>&);
@@ -226,7 +243,7 @@ void gather_direct(const Gather<T>& g, T* scratch) {
   }
   T* weights = scratch + round_up(g.tap_count, 64) * 2;
   pack_weights(g, plan, weights);
-  T* rest = weights + round_up(g.groups * plan.panels * plan.panel_elements, 64);
+  T* rest = weights + round_up(plan.weights_before(g, g.groups, 0), 64);
   int64_t places = g.batch * g.groups * g.grid.d * plan.row_tasks * plan.column_tasks;
   parallel_for(places * plan.panel_tasks, [&](int64_t index, int worker) {
     int64_t part = index % plan.panel_tasks, rest_of = index / plan.panel_tasks;
