@@ -38,18 +38,19 @@ void micro(const Tile<T>& t) {
   vec<T> acc[Rows][NV] = {};
   const T *a = t.a, *b = t.b;
   int64_t a_k = left == Left::panel ? Rows : left == Left::rows ? 1 : t.a_step;
+  int64_t b_step = t.b_step;
   int64_t a_row = left == Left::rows ? t.a_step : 1;
   for_steps(
       t.k,
       [&](auto k) ARRAYNN_LAMBDA {
         vec<T> column[NV];
-        static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + k * NR<T> + j * V); });
+        static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(b + k * b_step + j * V); });
         static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
           vec<T> value = broadcast<T>(a[k * a_k + i * a_row]);
           static_for<NV>([&](auto j) ARRAYNN_LAMBDA { acc[i][j] = fma(value, column[j], acc[i][j]); });
         });
       },
-      [&](int64_t count) ARRAYNN_LAMBDA { a += count * a_k, b += count * NR<T>; });
+      [&](int64_t count) ARRAYNN_LAMBDA { a += count * a_k, b += count * b_step; });
   finish_tile<T, Rows, NV>(acc, t);
 }
 
@@ -460,6 +461,7 @@ bool gemm(const Gemm<T>& g, T* scratch) {
       panels_for<T>(g.m, g.n, g.k), 1, scratch + round_up(g.m * g.k, 64), [&](int64_t) { return scratch; },
       [&](int64_t, int64_t n, int cols, int64_t k0, int64_t k1, T* panel) {
         pack_panel(g.b + n * g.b_col + k0 * g.b_k, g.b_col, g.b_k, cols, k1 - k0, panel, NR<T>, NR<T>);
+        return Right<T>{panel};
       },
       [](int64_t, int64_t, int64_t, int64_t, int64_t, int64_t) {},
       [&](int64_t, int64_t m, int rows, int64_t n, bool last, Tile<T>& tile) {

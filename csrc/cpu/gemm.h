@@ -30,7 +30,7 @@ constexpr int NR = 2 * ARRAYNN_VECTOR_BYTES / sizeof(T);
 enum class Left { panel, rows, columns };
 
 // One register tile: c[i][j] (+)= sum_k a[i][k] b[k][j] + row_bias[i] + col_bias[j] for i < rows <= MR, j < cols <= NR.
-// Panel b has NR columns.
+// A step of k is b_step elements in b, NR in a panel.
 template <class T>
 struct Tile {
   int64_t k;
@@ -44,6 +44,7 @@ struct Tile {
   const T* col_bias;
   Left left = Left::panel;
   int64_t a_step = 0;
+  int64_t b_step = NR<T>;
 };
 template <class T>
 void micro_kernel(int rows, const Tile<T>& tile);
@@ -102,7 +103,7 @@ void column_sums(int64_t rows, int64_t columns, const T* dy, T* db) {
 struct Tiling {
   int64_t m, n, k;
   int64_t tile_m, tile_n, block_k;
-  int64_t block_m;    // rows of A that a task has in hand at a time
+  int64_t block_m;     // rows of A that a task has in hand at a time
   int64_t panels = 1;  // of B that it has packed meanwhile
   int64_t tasks_m() const { return ceil_div(m, tile_m); }
   int64_t tasks_n() const { return ceil_div(n, tile_n); }
@@ -233,9 +234,16 @@ int64_t panel_elements(const Tiling& t) {
   return round_up(NR<T> * t.block_k, 64) * t.panels;
 }
 
+// Columns of B: element (k, j) at data[k * step + j].
+template <class T>
+struct Right {
+  const T* data;
+  int64_t step = NR<T>;
+};
+
 // Runs the product. A's panels lie at packed_a(batch), each with all of k; pack_b(batch, n, cols, k0,
-// k1, buffer) packs one panel of B; ahead(batch, n, part, parts, k0, k1) may prefetch a part of a
-// later one; store(batch, m, rows, n, last, tile) as in run_tiles.
+// k1, buffer) returns one panel of B, packed into the buffer or where it lies; ahead(batch, n, part, parts, k0, k1) may
+// prefetch a part of a later one; store(batch, m, rows, n, last, tile) as in run_tiles.
 template <class T, class PackedA, class PackB, class Ahead, class Store>
 void run_panels(const Tiling& t, int64_t batches, T* scratch, const PackedA& packed_a, const PackB& pack_b,
                 const Ahead& ahead, const Store& store) {
@@ -248,14 +256,15 @@ void run_panels(const Tiling& t, int64_t batches, T* scratch, const PackedA& pac
     const T* a = packed_a(batch);
     T* buffer = scratch + worker * panel_elements<T>(t);
     auto columns = [&](int64_t n) { return static_cast<int>(std::min<int64_t>(NR<T>, n1 - n)); };
-    auto block = [&](int64_t first, int64_t last, int64_t n, const T* panel, int64_t k0, int64_t k1) {
+    auto block = [&](int64_t first, int64_t last, int64_t n, const Right<T>& b, int64_t k0, int64_t k1) {
       for (int64_t m = first; m < last; m += MR) {
         ahead(batch, n + together, (m - m0) / MR, ceil_div(m1 - m0, MR), k0, k1);
         int rows = static_cast<int>(std::min<int64_t>(MR, m1 - m));
         Tile<T> tile{};
         tile.k = k1 - k0;
         tile.a = a + m * t.k + k0 * rows;
-        tile.b = panel;
+        tile.b = b.data;
+        tile.b_step = b.step;
         tile.cols = columns(n);
         tile.accumulate = k0 > 0;
         store(batch, m, rows, n, k1 == t.k, tile);
@@ -266,14 +275,12 @@ void run_panels(const Tiling& t, int64_t batches, T* scratch, const PackedA& pac
       int64_t k1 = std::min(k0 + t.block_k, t.k);
       for (int64_t first = n0; first < n1; first += together) {
         int64_t end = std::min(first + together, n1);
-        T* panel = buffer;
-        for (int64_t n = first; n < end; n += NR<T>, panel += panel_step)
-          pack_b(batch, n, columns(n), k0, k1, panel);
-        for (int64_t m = m0; m < m1; m += t.block_m) {
-          panel = buffer;
-          for (int64_t n = first; n < end; n += NR<T>, panel += panel_step)
-            block(m, std::min(m + t.block_m, m1), n, panel, k0, k1);
-        }
+        Right<T> b[most_b_panels];
+        for (int64_t n = first, i = 0; n < end; n += NR<T>, ++i)
+          b[i] = pack_b(batch, n, columns(n), k0, k1, buffer + i * panel_step);
+        for (int64_t m = m0; m < m1; m += t.block_m)
+          for (int64_t n = first, i = 0; n < end; n += NR<T>, ++i)
+            block(m, std::min(m + t.block_m, m1), n, b[i], k0, k1);
       }
       k0 = k1;
     } while (k0 < t.k);

@@ -55,6 +55,14 @@ void pack_weights(const Gather<T>& g, T* packed) {
   });
 }
 
+// Whether every pixel looks at one, and all of an image's lie at one distance: they need not be packed.
+template <class T>
+bool is_pointwise(const Gather<T>& g) {
+  const Triple &s = g.stride, &low = g.low;
+  bool one = g.tap_count == 1 && low.d == 0 && low.h == 0 && low.w == 0 && s.d == 1 && s.h == 1 && s.w == 1;
+  return one && g.grid.d == 1 && g.grid.h == 1 && g.grid.w == g.size.w && g.size.d == 1 && g.size.h == 1;
+}
+
 // ---- contiguous images --------------------------------------------------------------------------------
 
 // dst[(i * taps + t) * NR + lane] for channels [i0, i1): one panel of NR pixels from `first` on.
@@ -148,18 +156,27 @@ ARRAYNN_INLINE void prefetch_pixels(const Gather<T>& g, int64_t group, int64_t f
   int64_t y = std::clamp<int64_t>(start.row * g.stride.h + last.h, 0, g.size.h - 1);
   const T* from = g.in + start.image * g.in_strides.n + (group * g.in_c + i0) * g.in_strides.c + z * g.in_strides.d +
                   y * g.in_strides.h + start.col * g.stride.w;
-  for (int64_t i = i0; i < i1; ++i, from += g.in_strides.c)
-    for (int64_t line = 0; line <= NR<T> * g.stride.w; line += 64 / static_cast<int64_t>(sizeof(T)))
-      __builtin_prefetch(from + line, 0, 2);
+  int64_t elements = NR<T> * g.stride.w, line = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = i0; i < i1; ++i, from += g.in_strides.c) {
+    for (int64_t at = 0; at < elements; at += line) __builtin_prefetch(from + at, 0, 2);
+    __builtin_prefetch(from + elements - 1, 0, 2);  // the line before it, if they begin with one
+  }
 }
 
 template <class T>
 void gather_nchw(const Gather<T>& g, const Tiling& tiling, const T* weights, T* scratch) {
-  int64_t taps = std::max<int64_t>(g.tap_count, 1);
+  int64_t taps = std::max<int64_t>(g.tap_count, 1), volume = product(g.grid);
+  // Channels lie at distances that share sets of the first cache, so that not many panels of weights should read them.
+  bool in_place = is_pointwise(g) && g.out_c <= 8 * MR;
   run_panels<T>(
       tiling, g.groups, scratch, [&](int64_t group) { return weights + group * g.out_c * tiling.k; },
       [&](int64_t group, int64_t n, int cols, int64_t k0, int64_t k1, T* panel) {
+        int64_t at = n % volume;
+        if (in_place && cols == NR<T> && at + cols <= volume)
+          return Right<T>{g.in + n / volume * g.in_strides.n + (group * g.in_c + k0) * g.in_strides.c + at,
+                          g.in_strides.c};
         pack_pixels(g, group, n, cols, k0 / taps, k1 / taps, panel);
+        return Right<T>{panel};
       },
       [&](int64_t group, int64_t n, int64_t part, int64_t parts, int64_t k0, int64_t k1) {
         int64_t first = k0 / taps, channels = k1 / taps - first;
@@ -218,19 +235,10 @@ void store_channels(const Gather<T>& g, int64_t channel, int rows, int64_t pixel
   }
 }
 
-// Whether every pixel looks at one, and all of these lie at one distance: they are A as they lie.
-template <class T>
-bool is_pointwise(const Gather<T>& g) {
-  const Triple &s = g.stride, &low = g.low;
-  bool one = g.tap_count == 1 && low.d == 0 && low.h == 0 && low.w == 0 && s.d == 1 && s.h == 1 && s.w == 1;
-  return one && g.grid.d == 1 && g.grid.h == 1 && g.grid.w == g.size.w && g.size.d == 1 && g.size.h == 1 &&
-         g.in_strides.n == g.size.w * g.in_strides.w;
-}
-
 template <class T>
 void gather_nhwc(const Gather<T>& g, const Tiling& tiling, const T* weights, T* scratch) {
   int64_t k = tiling.k, width = round_up(g.out_c, NR<T>), pixel = g.in_strides.w;
-  bool in_place = is_pointwise(g);
+  bool in_place = is_pointwise(g) && g.in_strides.n == g.size.w * g.in_strides.w;
   run_tiles<T>(
       tiling, g.groups, scratch,
       [&](int64_t group, int64_t m0, int64_t m1, int64_t k0, int64_t k1, T* buffer) {
