@@ -165,17 +165,24 @@ namespace {
 // that the sums across lanes do not count, and along its columns.
 template <class T>
 bool is_dot(const Gemm<T>& g) {
-  return g.a_k == 1 && g.b_k == 1 && g.m <= (g.k >= 16 * lanes<T> ? 32 : 16);
+  constexpr int64_t most_rows = ARRAYNN_VECTOR_BYTES == 64 ? 24 : 32;
+  return g.a_k == 1 && g.b_k == 1 && g.m <= (g.k >= 16 * lanes<T> ? most_rows : 16);
 }
 constexpr int64_t most_axpy_rows = 16;
 
 // Both operands contiguous along k: each element is a dot product of vectors, `most_dot_k` steps at a time, so that B's
-// rows of a tile stay in the nearest cache for all rows of A. `ahead` is how far the columns lie that come next.
+// rows of a tile stay in the nearest cache for all rows of A. Meanwhile columns that come next are fetched.
 constexpr int dot_rows = MR / 2, dot_columns = 4;
 constexpr int64_t most_dot_k = 1024;
 
+template <class T>
+struct Ahead {
+  const T* next;  // the first step of columns that lie b_col apart
+  int count;
+};
+
 template <class T, int R, int C>
-ARRAYNN_INLINE void dot_tile(const Gemm<T>& g, int64_t m, int64_t n, int cols, int64_t k0, int64_t k1, int64_t ahead) {
+ARRAYNN_INLINE void dot_tile(const Gemm<T>& g, int64_t m, int64_t n, int cols, int64_t k0, int64_t k1, Ahead<T> ahead) {
   vec<T> acc[R][C] = {};
   const T* a[R];
   const T* b[C];
@@ -184,8 +191,8 @@ ARRAYNN_INLINE void dot_tile(const Gemm<T>& g, int64_t m, int64_t n, int cols, i
   for_vectors<T>(k1 - k0, [&](int64_t k, auto count) ARRAYNN_LAMBDA {
     vec<T> row[R];
     static_for<R>([&](auto i) ARRAYNN_LAMBDA { row[i] = load_count(a[i] + k, count); });
+    for (int c = 0; c < ahead.count; ++c) __builtin_prefetch(ahead.next + c * g.b_col + k);
     static_for<C>([&](auto j) ARRAYNN_LAMBDA {
-      if (ahead) __builtin_prefetch(b[j] + k + ahead);
       vec<T> column = load_count(b[j] + k, count);
       static_for<R>([&](auto i) ARRAYNN_LAMBDA { acc[i][j] = fma(row[i], column, acc[i][j]); });
     });
@@ -251,7 +258,7 @@ void skinny_axpy(const Gemm<T>& g) {
   });
 }
 
-// f(first column, how many, first step of k, end, ahead) for a task's columns, C at a time.
+// f(first column, how many, first step of k, end) for a task's columns, C at a time.
 template <class T, int C, class F>
 void dot_tasks(const Gemm<T>& g, const F& f) {
   int64_t per_task = round_up(ceil_div(g.n, many_tasks(g.m * g.n * g.k)), 16);
@@ -260,8 +267,7 @@ void dot_tasks(const Gemm<T>& g, const F& f) {
     int64_t end = std::min(g.n, (task + 1) * per_task), k0 = 0;
     do {
       int64_t k1 = std::min(k0 + block, g.k);
-      for (int64_t n = task * per_task; n < end; n += C)
-        f(n, static_cast<int>(std::min<int64_t>(C, end - n)), k0, k1, n + 2 * C <= end ? C * g.b_col : 0);
+      for (int64_t n = task * per_task; n < end; n += C) f(n, static_cast<int>(std::min<int64_t>(C, end - n)), k0, k1);
       k0 = k1;
     } while (k0 < g.k);
   });
@@ -270,14 +276,19 @@ void dot_tasks(const Gemm<T>& g, const F& f) {
 template <class T>
 void skinny_dot(const Gemm<T>& g) {
   if (g.m == 1)
-    return dot_tasks<T, 2 * dot_columns>(g, [&](int64_t n, int cols, int64_t k0, int64_t k1, int64_t) {
-      dot_tile<T, 1, 2 * dot_columns>(g, 0, n, cols, k0, k1, 0);  // too few products to hide a prefetch behind
+    return dot_tasks<T, 2 * dot_columns>(g, [&](int64_t n, int cols, int64_t k0, int64_t k1) {
+      dot_tile<T, 1, 2 * dot_columns>(g, 0, n, cols, k0, k1, {});  // too few products to hide a prefetch behind
     });
-  int64_t rows = even_part(g.m, dot_rows);
-  dot_tasks<T, dot_columns>(g, [&](int64_t n, int cols, int64_t k0, int64_t k1, int64_t ahead) {
-    for (int64_t m = 0; m < g.m; m += rows, ahead = 0)
+  int64_t rows = even_part(g.m, dot_rows), tiles = ceil_div(g.m, rows);
+  dot_tasks<T, dot_columns>(g, [&](int64_t n, int cols, int64_t k0, int64_t k1) {
+    int64_t coming = std::clamp<int64_t>(g.n - n - dot_columns, 0, dot_columns);
+    for (int64_t m = 0; m < g.m; m += rows) {
+      // each tile fetches a part: all at once would keep the loads waiting
+      int64_t first = coming * (m / rows) / tiles, last = coming * (m / rows + 1) / tiles;
+      Ahead<T> ahead{g.b + (n + dot_columns + first) * g.b_col + k0, static_cast<int>(last - first)};
       with_constant<dot_rows>(static_cast<int>(std::min(rows, g.m - m)),
                               [&](auto count) { dot_tile<T, count(), dot_columns>(g, m, n, cols, k0, k1, ahead); });
+    }
   });
 }
 
