@@ -1,34 +1,58 @@
 // The gather of a 3x3 or 5x5 kernel with stride 1 by Winograd's algorithm, see winograd.h: forward and input gradient.
 //
-// A task takes some tiles of all images through all three steps, so that what it holds stays in L2:
+// Where the tiles are many, a task takes some of all images' through all three steps, so that what it holds stays in
+// L2:
 //   points of the inputs      v[point][block of channels][tile][lane]
 //   products at each point    m[point][tile][channel] = v u, for a panel of output channels
 //   outputs from the points
 // The kernel's points u[panel][point][channel][lane] are computed once per call.
+// Where they are few and the kernel is large, so that u would be what goes through memory, a task has a panel of the
+// output channels instead: it computes u for some input channels, adds their products for all tiles, and goes on. The
+// inputs' points are computed once per call.
 #include "cpu/conv/winograd.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
+constexpr int64_t least_kernel = 2 << 20, most_inputs = 16 << 20;  // bytes of points
+constexpr int64_t chunk_bytes = 12288 * ARRAYNN_VECTOR_BYTES;      // of points of a panel: a part of the second cache
+
 template <class T, int K>
 struct Plan {
   TileGrid tiles;
   int64_t in_blocks, panels;  // vectors of input channels, and NR output channels
   int64_t per_task;           // tiles
+  bool by_panel;              // tasks have a panel each, and all tiles
+  int64_t chunk;              // blocks of input channels that u is there for at a time
   int64_t line_step;          // elements between the lines of a buffer for a run of tiles
 
   explicit Plan(const Gather<T>& g) : tiles(tile_grid(K, g.batch, g.grid)) {
+    constexpr int64_t size = all_points * lanes<T> * static_cast<int64_t>(sizeof(T));
     in_blocks = ceil_div(g.in_c, lanes<T>);
     panels = ceil_div(g.out_c, NR<T>);
+    int64_t count = tiles.count(), kernel_bytes = size * in_blocks * panels * NR<T>;
+    by_panel =
+        kernel_bytes >= least_kernel && g.groups * panels >= 4 && g.groups * in_blocks * count * size <= most_inputs;
     // two rounds of the micro-kernel share what they load of u, if v fits L2 all the same
-    bool small = all_points * in_blocks * lanes<T> * 2 * MR * static_cast<int64_t>(sizeof(T)) <= 512 * 1024;
-    per_task = small && tiles.count() * g.groups >= 8 * MR * num_threads() ? 2 * MR : MR;
+    bool small = size * in_blocks * 2 * MR <= 512 * 1024;
+    per_task = by_panel ? count : small && count * g.groups >= 8 * MR * num_threads() ? 2 * MR : MR;
+    chunk = even_part(in_blocks, by_panel ? std::max<int64_t>(1, chunk_bytes / (size * NR<T>)) : in_blocks);
     line_step = line_elements<T, K>(std::min(per_task, tiles.wide));
+  }
+  int columns(const Gather<T>& g, int64_t panel) const {
+    return static_cast<int>(std::min<int64_t>(NR<T>, g.out_c - panel * NR<T>));
   }
   int64_t kernel_panel() const { return all_points * in_blocks * lanes<T> * NR<T>; }
   int64_t point_elements() const { return in_blocks * per_task * lanes<T>; }  // of v
-  int64_t worker_elements() const { return all_points * (point_elements() + per_task * NR<T>)+tile_points * line_step; }
+  // shared by all: u, or v
+  int64_t shared_elements(const Gather<T>& g) const {
+    return round_up(g.groups * (by_panel ? all_points * point_elements() : panels * kernel_panel()), 64);
+  }
+  int64_t worker_elements() const {
+    int64_t own = by_panel ? chunk * lanes<T> * NR<T> : point_elements();
+    return round_up(all_points * (own + per_task * NR<T>)+tile_points * line_step, 64);
+  }
 };
 
 // ---- the kernel's points -----------------------------------------------------------------------------
@@ -42,44 +66,74 @@ void weight_places(const Gather<T>& g, int64_t (&at)[K * K]) {
   }
 }
 
-// u[point][channel][lane] of one vector of output channels, `channels` of them from `first` on.
+// flat[input channel][tap][lane] of `count` input channels from i0 on, and a vector of output channels from `first` on,
+// of which `channels` are there. Returns whether taps are in the order of memory.
 template <class T, int K>
-void kernel_points(const Gather<T>& g, const int64_t (&at)[K * K], int64_t group, int64_t first, int channels,
-                   int64_t i, T* to, int64_t point_step) {
+bool weights_by_tap(const Gather<T>& g, const int64_t (&at)[K * K], const T* from, int channels, int count, T* flat) {
   constexpr int V = lanes<T>;
-  const T* from = g.weight + group * g.w_group + first * g.w_out + i * g.w_in;
-  T kernel[K * K][V] = {};
-  for (int o = 0; o < channels; ++o)
-    for (int t = 0; t < K * K; ++t) kernel[t][o] = from[o * g.w_out + at[t]];
-  along_both<T, KernelPoints<T, K>>([&](auto row, auto col) ARRAYNN_LAMBDA { return load(kernel[row * K + col]); },
-                                    [&](auto row, auto col, vec<T> v)
-                                        ARRAYNN_LAMBDA { store(to + (row * tile_points + col) * point_step, v); });
+  auto [least, most] = std::minmax_element(at, at + K * K);
+  if (g.w_in == K * K && *least == 0 && *most == K * K - 1) {
+    pack_panel(from, g.w_out, 1, channels, int64_t{count} * K * K, flat, V, V);
+    return true;
+  }
+  std::fill_n(flat, count * K * K * V, T(0));
+  for (int i = 0; i < count; ++i)
+    for (int o = 0; o < channels; ++o)
+      for (int t = 0; t < K * K; ++t) flat[(i * K * K + t) * V + o] = from[o * g.w_out + i * g.w_in + at[t]];
+  return false;
+}
+
+// u[point][channel][lane] of a vector of output channels and a block of input channels from i0 on.
+template <class T, int K>
+void kernel_points(const Gather<T>& g, const int64_t (&at)[K * K], int64_t group, int64_t first, int64_t i0, T* to,
+                   int64_t point_step) {
+  constexpr int V = lanes<T>;
+  int channels = static_cast<int>(std::clamp<int64_t>(g.out_c - first, 0, V));
+  int count = channels > 0 ? static_cast<int>(std::min<int64_t>(V, g.in_c - i0)) : 0;
+  T flat[V * K * K * V];
+  const T* from = g.weight + group * g.w_group + first * g.w_out + i0 * g.w_in;
+  bool by_memory = count > 0 && weights_by_tap<T, K>(g, at, from, channels, count, flat);
+  for (int i = 0; i < V; ++i, to += NR<T>) {
+    if (i >= count) {
+      for (int64_t point = 0; point < all_points; ++point) store(to + point * point_step, vec<T>{});
+      continue;
+    }
+    const T* taps = flat + i * K * K * V;
+    along_both<T, KernelPoints<T, K>>(
+        [&](auto row, auto col) ARRAYNN_LAMBDA {
+          constexpr int t = row * K + col;
+          return load(taps + (by_memory ? at[t] : t) * V);
+        },
+        [&](auto row, auto col, vec<T> v) ARRAYNN_LAMBDA { store(to + (row * tile_points + col) * point_step, v); });
+  }
+}
+
+// u[point][channel][lane] of a panel and `count` blocks of input channels from `block` on.
+template <class T, int K>
+void panel_points(const Gather<T>& g, const int64_t (&at)[K * K], int64_t group, int64_t panel, int64_t block,
+                  int64_t count, T* u, int64_t point_step) {
+  constexpr int V = lanes<T>;
+  for (int64_t b = 0; b < count; ++b)
+    for (int half = 0; half < NR<T>; half += V)
+      kernel_points<T, K>(g, at, group, panel * NR<T> + half, (block + b) * V, u + b * V * NR<T> + half, point_step);
 }
 
 template <class T, int K>
 void all_kernel_points(const Gather<T>& g, const Plan<T, K>& plan, T* u) {
-  constexpr int V = lanes<T>;
   int64_t at[K * K];
   weight_places<T, K>(g, at);
-  int64_t padded = plan.in_blocks * V;
   parallel_for(g.groups * plan.panels * plan.in_blocks, [&](int64_t index, int) {
-    int64_t panel = index / plan.in_blocks, i0 = index % plan.in_blocks * V;
-    int64_t group = panel / plan.panels, first = panel % plan.panels * NR<T>;
-    T* to = u + panel * plan.kernel_panel();
-    for (int64_t i = i0; i < i0 + V; ++i)
-      for (int half = 0; half < NR<T>; half += V) {
-        int64_t left = i < g.in_c ? g.out_c - first - half : 0;
-        kernel_points<T, K>(g, at, group, first + half, static_cast<int>(std::clamp<int64_t>(left, 0, V)),
-                            std::min(i, g.in_c - 1), to + i * NR<T> + half, padded * NR<T>);
-      }
+    int64_t panel = index / plan.in_blocks, block = index % plan.in_blocks;
+    panel_points<T, K>(g, at, panel / plan.panels, panel % plan.panels, block, 1,
+                       u + panel * plan.kernel_panel() + block * lanes<T> * NR<T>, plan.in_blocks * lanes<T> * NR<T>);
   });
 }
 
 // ---- the products -------------------------------------------------------------------------------------
 
-// c[row][column] = sum over blocks and lanes of a[block][row][lane] b[block][lane][column].
+// c[row][column] (+)= sum over blocks and lanes of a[block][row][lane] b[block][lane][column].
 template <class T, int Rows, int NV>
-void product(int64_t blocks, const T* a, int64_t a_step, const T* b, T* c) {
+void product(int64_t blocks, const T* a, int64_t a_step, const T* b, T* c, bool accumulate) {
   constexpr int V = lanes<T>;
   vec<T> acc[Rows][NV] = {};
   for (int64_t block = 0; block < blocks; ++block, a += a_step) {
@@ -97,31 +151,34 @@ void product(int64_t blocks, const T* a, int64_t a_step, const T* b, T* c) {
         [&](int64_t count) ARRAYNN_LAMBDA { lane += count, b += count * NR<T>; });
   }
   static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
-    static_for<NV>([&](auto j) ARRAYNN_LAMBDA { store(c + i * NR<T> + j * V, acc[i][j]); });
+    static_for<NV>([&](auto j) ARRAYNN_LAMBDA {
+      T* to = c + i * NR<T> + j * V;
+      store(to, accumulate ? load(to) + acc[i][j] : acc[i][j]);
+    });
   });
 }
 
-// m at all points for a panel with `columns` output channels.
+// m at all points for a panel with `columns` output channels, of `blocks` blocks of input channels; or m += it.
 template <class T, int K>
-void products(const Plan<T, K>& plan, int64_t tiles, int columns, const T* v, const T* u, T* m) {
+void products(const Plan<T, K>& plan, int64_t blocks, int64_t tiles, int columns, const T* v, const T* u, T* m,
+              bool accumulate) {
   constexpr int V = lanes<T>;
-  int64_t u_step = plan.in_blocks * V * NR<T>;
   for (int64_t point = 0; point < all_points; ++point)
     for (int64_t tile = 0; tile < tiles; tile += MR) {
       int rows = static_cast<int>(std::min<int64_t>(MR, tiles - tile));
       const T* a = v + point * plan.point_elements() + tile * V;
       T* c = m + (point * plan.per_task + tile) * NR<T>;
-      const T* b = u + point * u_step;
+      const T* b = u + point * blocks * V * NR<T>;
       with_constant<MR>(rows, [&](auto count) {
         if (columns <= V)
-          product<T, count, 1>(plan.in_blocks, a, plan.per_task * V, b, c);
+          product<T, count, 1>(blocks, a, plan.per_task * V, b, c, accumulate);
         else
-          product<T, count, 2>(plan.in_blocks, a, plan.per_task * V, b, c);
+          product<T, count, 2>(blocks, a, plan.per_task * V, b, c, accumulate);
       });
     }
 }
 
-// ---- a task -------------------------------------------------------------------------------------------
+// ---- tasks --------------------------------------------------------------------------------------------
 
 template <class T, int K>
 void input_points(const Gather<T>& g, const Plan<T, K>& plan, int64_t group, int64_t begin, int64_t end, T* lines,
@@ -159,29 +216,69 @@ void outputs(const Gather<T>& g, const Plan<T, K>& plan, int64_t channel, int ch
   });
 }
 
+// The outputs of a panel.
 template <class T, int K>
-void gather(const Gather<T>& g, T* scratch) {
+void panel_outputs(const Gather<T>& g, const Plan<T, K>& plan, int64_t group, int64_t panel, int64_t begin, int64_t end,
+                   const T* m, T* lines) {
   constexpr int V = lanes<T>;
-  Plan<T, K> plan(g);
-  all_kernel_points(g, plan, scratch);
-  T* rest = scratch + round_up(g.groups * plan.panels * plan.kernel_panel(), 64);
+  int64_t first = panel * NR<T>, columns = plan.columns(g, panel);
+  for (int64_t half = 0; half < columns; half += V)
+    outputs(g, plan, group * g.out_c + first + half, static_cast<int>(std::min<int64_t>(V, columns - half)), begin, end,
+            m + half, lines);
+}
+
+template <class T, int K>
+void gather_by_tiles(const Gather<T>& g, const Plan<T, K>& plan, T* u, T* rest) {
+  all_kernel_points(g, plan, u);
   int64_t count = plan.tiles.count(), tasks = ceil_div(count, plan.per_task);
   parallel_for(g.groups * tasks, [&](int64_t index, int worker) {
     int64_t group = index / tasks, begin = index % tasks * plan.per_task;
     int64_t end = std::min(begin + plan.per_task, count);
-    T* v = rest + worker * round_up(plan.worker_elements(), 64);
+    T* v = rest + worker * plan.worker_elements();
     T* m = v + all_points * plan.point_elements();
     T* lines = m + all_points * plan.per_task * NR<T>;
     input_points(g, plan, group, begin, end, lines, v);
     for (int64_t panel = 0; panel < plan.panels; ++panel) {
-      int64_t first = panel * NR<T>, columns = std::min<int64_t>(NR<T>, g.out_c - first);
-      products(plan, end - begin, static_cast<int>(columns), v,
-               scratch + (group * plan.panels + panel) * plan.kernel_panel(), m);
-      for (int64_t half = 0; half < columns; half += V)
-        outputs(g, plan, group * g.out_c + first + half, static_cast<int>(std::min<int64_t>(V, columns - half)), begin,
-                end, m + half, lines);
+      products(plan, plan.in_blocks, end - begin, plan.columns(g, panel), v,
+               u + (group * plan.panels + panel) * plan.kernel_panel(), m, false);
+      panel_outputs(g, plan, group, panel, begin, end, m, lines);
     }
   });
+}
+
+template <class T, int K>
+void gather_by_panels(const Gather<T>& g, const Plan<T, K>& plan, T* v, T* rest) {
+  constexpr int V = lanes<T>;
+  int64_t at[K * K];
+  weight_places<T, K>(g, at);
+  int64_t count = plan.tiles.count(), some = MR, parts = ceil_div(count, some);
+  auto lines_of = [&](int worker) {
+    return rest + worker * plan.worker_elements() + all_points * (plan.chunk * V + plan.per_task) * NR<T>;
+  };
+  parallel_for(g.groups * parts, [&](int64_t index, int worker) {
+    int64_t group = index / parts, begin = index % parts * some;
+    input_points(g, plan, group, begin, std::min(begin + some, count), lines_of(worker),
+                 v + group * all_points * plan.point_elements() + begin * V);
+  });
+  parallel_for(g.groups * plan.panels, [&](int64_t index, int worker) {
+    int64_t group = index / plan.panels, panel = index % plan.panels;
+    T* u = rest + worker * plan.worker_elements();
+    T* m = u + all_points * plan.chunk * V * NR<T>;
+    for (int64_t block = 0; block < plan.in_blocks; block += plan.chunk) {
+      int64_t blocks = std::min(plan.chunk, plan.in_blocks - block);
+      panel_points<T, K>(g, at, group, panel, block, blocks, u, blocks * V * NR<T>);
+      products(plan, blocks, count, plan.columns(g, panel),
+               v + group * all_points * plan.point_elements() + block * plan.per_task * V, u, m, block > 0);
+    }
+    panel_outputs(g, plan, group, panel, 0, count, m, lines_of(worker));
+  });
+}
+
+template <class T, int K>
+void gather(const Gather<T>& g, T* scratch) {
+  Plan<T, K> plan(g);
+  T* rest = scratch + plan.shared_elements(g);
+  plan.by_panel ? gather_by_panels(g, plan, scratch, rest) : gather_by_tiles(g, plan, scratch, rest);
 }
 
 template <class T>
@@ -196,8 +293,7 @@ int64_t gather_winograd_scratch(const Gather<T>& g) {
   int64_t elements = 0;
   with_kernel(kernel_of(g), [&](auto k) {
     Plan<T, k> plan(g);
-    elements = round_up(g.groups * plan.panels * plan.kernel_panel(), 64) +
-               round_up(plan.worker_elements(), 64) * num_threads();
+    elements = plan.shared_elements(g) + plan.worker_elements() * num_threads();
   });
   return elements;
 }
@@ -216,8 +312,10 @@ template void gather_winograd(const Gather<double>&, double*);
 template <class T>
 bool takes_winograd(const ConvParams& p, const Gather<T>& g) {
   if (!is_winograd<T>(p)) return false;
-  int64_t kernel_elements = all_points * round_up(g.in_c, lanes<T>) * round_up(g.out_c, NR<T>);
-  if (p.groups * kernel_elements * static_cast<int64_t>(sizeof(T)) > most_bytes) return false;
+  bool fits = false;
+  with_kernel(kernel_of(g),
+              [&](auto k) { fits = Plan<T, k>(g).shared_elements(g) * static_cast<int64_t>(sizeof(T)) <= most_bytes; });
+  if (!fits) return false;
   double in_padded = static_cast<double>(round_up(g.in_c, lanes<T>)) / static_cast<double>(g.in_c);
   double out_padded = static_cast<double>(round_up(g.out_c, lanes<T>)) / static_cast<double>(g.out_c);
   double pixels = static_cast<double>(p.batch * product(g.grid));
