@@ -79,12 +79,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Settings:
-    """How long to measure: at most `rounds` rounds, blocks of `block` seconds, `budget` seconds per case."""
+    """How long to measure: at most `rounds` rounds, blocks of `block` seconds, `budget` seconds per case.
+
+    Before each block come `warm` seconds of the same calls: caches and memory of a core that slept in
+    `settle` are slow for some 15 ms afterwards on some machines (products take twice as long, the FMA
+    loop does not), which no training loop sees.
+    """
 
     rounds: int = 15
     fewest_rounds: int = 5
     block: float = 0.006
-    warm: float = 0.002
+    warm: float = 0.015
     budget: float = 3.0
 
 
