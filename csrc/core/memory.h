@@ -2,6 +2,7 @@
 // than many ops take; so blocks come back here instead of going back to the system.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <new>
 
 namespace arraynn {
@@ -29,6 +30,9 @@ void release(Block block) noexcept;
 // pressure; and all idle blocks go back before an allocation fails.
 size_t idle_bytes();
 void trim() noexcept;  // return every idle block to the system
+
+// From so many bytes on a result is stored past the cache, which would not hold it until the next op.
+int64_t streamed_bytes();
 
 // A block held for the length of a call.
 class Scratch {

@@ -1,6 +1,7 @@
 // Writing results: past the cache where they are larger than it, since the next op will not find them there anyway and
 // a store to what is not in the cache would read it first.
 #pragma once
+#include "core/memory.h"
 #include "cpu/simd/vec.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
@@ -9,8 +10,7 @@ namespace {
 // Whether a result of so many elements is written past the cache.
 template <class T>
 bool is_streamed(int64_t elements) {
-  constexpr int64_t streamed_bytes = int64_t{16} << 20;
-  return elements * static_cast<int64_t>(sizeof(T)) >= streamed_bytes;
+  return elements * static_cast<int64_t>(sizeof(T)) >= streamed_bytes();
 }
 
 // y[i] = f(i, count) over [begin, end), by vectors. A short row is not streamed: its ends share cache lines with
