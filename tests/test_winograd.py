@@ -35,6 +35,7 @@ kernels = pytest.mark.parametrize("kernel", [3, 5])
         ((8, 128, 14, 14), 96, dict(padding=1)),
         ((16, 256, 7, 7), 256, dict(padding=2)),
         ((3, 66, 31, 19), 34, dict(padding=(2, 1), groups=2)),  # 33 and 17 channels of a group
+        ((3, 322, 8, 9), 290, dict(padding=(2, 1), groups=2)),  # few tiles: a task has a panel of the kernel
     ],
     ids=str,
 )
@@ -78,9 +79,11 @@ def test_weights_in_any_layout(kernel: int) -> None:
 
 
 @kernels
-@pytest.mark.parametrize("shape", [(64, 32, 28, 28), (2, 200, 14, 14)], ids=str)
-def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...], kernel: int) -> None:
-    x, w = values(shape, np.float32, 1), values((72, shape[1], kernel, kernel), np.float32, 2)
+@pytest.mark.parametrize(
+    ("shape", "out"), [((64, 32, 28, 28), 72), ((2, 200, 14, 14), 72), ((2, 200, 10, 10), 136)], ids=str
+)
+def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...], out: int, kernel: int) -> None:
+    x, w = values(shape, np.float32, 1), values((out, shape[1], kernel, kernel), np.float32, 2)
     before, results = ann.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
