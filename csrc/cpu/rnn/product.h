@@ -99,7 +99,8 @@ template <class T, int G, class F>
 ARRAYNN_INLINE void product_of_groups(const Groups& groups, int64_t k, const T* state, int64_t row, const T* panel,
                                       const F& finish) {
   constexpr int V = lanes<T>;
-  constexpr int64_t together = 16, most_k = (16 << 10) / (G * V * sizeof(T)), few = 2;
+  constexpr int64_t part_bytes = ARRAYNN_VECTOR_BYTES == 64 ? 64 << 10 : 16 << 10;  // the former, of the second cache
+  constexpr int64_t together = 16, most_k = part_bytes / (G * V * sizeof(T)), few = 2;
   T tiles[together][tile_vectors * V];
   for (int64_t begin = groups.begin; begin < groups.end; begin += together) {
     int64_t end = std::min(begin + together, groups.end), k0 = 0;
