@@ -25,6 +25,11 @@ SHAPES = [  # input, weight, options
     ),  # a stride without a kernel of its own
     ((1, 5, 40, 12), (16, 5, 3, 2), dict(dilation=2)),
     ((3, 32, 7, 8), (64, 16, 5, 5), dict(padding=2, groups=2)),
+    (
+        (2, 20, 9, 11),
+        (162, 10, 3, 3),
+        dict(stride=2, padding=1, groups=2),
+    ),  # two panels of channels in a group
     ((1, 1, 70, 100), (16, 1, 2, 2), {}),  # more columns than a task has
     ((1, 24, 6, 10), (130, 24, 2, 3), {}),  # more outputs than a block of the gradient has
     ((2, 16, 33, 33), (16, 16, 7, 7), dict(stride=4, padding=3)),

@@ -47,6 +47,7 @@ def test_every_tail_of_the_product(data: Any, dtype: Any, rows: int, features: i
         (257, 3, 129),
         (64, 700, 70),
         (300, 257, 37),
+        (400, 1100, 300),  # blocks of rows for several panels, and of k
         (600, 33, 250),
         (3, 5, 1031),
         (1, 300, 300),

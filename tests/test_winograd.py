@@ -65,6 +65,13 @@ def test_edges_of_tiles(size: int, dtype: Any, kernel: int) -> None:
 
 
 @kernels
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
+def test_few_tiles_of_a_large_kernel(dtype: Any, kernel: int) -> None:
+    x, w = values((4, 130, 7, 6), dtype, 1), values((258, 130, kernel, kernel), dtype, 2)
+    check("conv2d", x, w, values((258,), dtype, 3), padding=kernel // 2)
+
+
+@kernels
 def test_weights_in_any_layout(kernel: int) -> None:
     x, w = values((4, 32, 20, 20), np.float32, 1), values((32, 32, kernel, kernel), np.float32, 2)
     y, pullback = ann.vjp(ann.conv2d, x, w, padding=1)
@@ -80,7 +87,7 @@ def test_weights_in_any_layout(kernel: int) -> None:
 
 @kernels
 @pytest.mark.parametrize(
-    ("shape", "out"), [((64, 32, 28, 28), 72), ((2, 200, 14, 14), 72), ((2, 200, 10, 10), 136)], ids=str
+    ("shape", "out"), [((64, 32, 28, 28), 72), ((2, 200, 14, 14), 72), ((2, 200, 10, 10), 264)], ids=str
 )
 def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...], out: int, kernel: int) -> None:
     x, w = values(shape, np.float32, 1), values((out, shape[1], kernel, kernel), np.float32, 2)

@@ -161,9 +161,12 @@ void release(Block block) noexcept {
 
 int64_t streamed_bytes() {
   // measured: 16 MiB beside a last cache of 32 MiB, 32 MiB beside one of 480, most of which is far away
-  static const int64_t bytes =
-      sysconf(_SC_LEVEL3_CACHE_SIZE) >= (int64_t{256} << 20) ? int64_t{32} << 20 : int64_t{16} << 20;
-  return bytes;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+  static const bool large = sysconf(_SC_LEVEL3_CACHE_SIZE) > (int64_t{256} << 20);
+#else
+  constexpr bool large = false;
+#endif
+  return int64_t{large ? 32 : 16} << 20;
 }
 
 size_t idle_bytes() {

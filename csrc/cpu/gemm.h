@@ -109,8 +109,8 @@ struct Tiling {
   int64_t tasks_n() const { return ceil_div(n, tile_n); }
 };
 
-// A B panel is 128 KiB with 64-byte vectors, which the second cache feeds as fast as it is used: to read and write C
-// less often is worth more. With shorter ones it is 24 KiB, and stays in the first.
+// A B panel of floats is 128 KiB with 64-byte vectors, which the second cache feeds as fast as it is used: to read and
+// write C less often is worth more. With 32-byte ones it is 24 KiB, and stays in the first.
 template <class T>
 constexpr int64_t most_block_k = (ARRAYNN_VECTOR_BYTES == 64 ? 4096 : 1536) / sizeof(T);
 constexpr int64_t block_bytes = 384 * 1024;  // of A, a part of the second cache

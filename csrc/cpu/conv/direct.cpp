@@ -78,8 +78,8 @@ void pack_weights(const Gather<T>& g, const Plan<T>& plan, T* packed) {
     int64_t count = std::min<int64_t>(V, g.in_c - i0);
     const T* from = g.weight + group * g.w_group + first * g.w_out + i0 * g.w_in;
     T* to = packed + plan.weights_before(g, group, panel % plan.panels) + i0 * g.tap_count * width;
-    for (int half = 0; half < width; half += NR<T>, to += NR<T>, from += NR<T> * g.w_out) {
-      int rows = std::min(NR<T>, outputs - half), padded = std::min(NR<T>, width - half);
+    for (int part = 0; part < width; part += NR<T>, to += NR<T>, from += NR<T> * g.w_out) {
+      int rows = std::min(NR<T>, outputs - part), padded = std::min(NR<T>, width - part);
       if (g.taps_adjacent && g.tap_count > 1 && g.w_in != 1) {
         for (int64_t i = 0; i < count; ++i)
           pack_panel(from + g.taps[0].weight + i * g.w_in, g.w_out, 1, rows, g.tap_count, to + i * width, padded,
@@ -195,18 +195,13 @@ void task_panel(const Gather<T>& g, const Plan<T>& plan, const Place& at, int64_
   int vectors = plan.width(g, panel) / V;
   T bias[panel_channels<T>] = {};
   if (g.bias) std::copy_n(g.bias + channel, columns, bias);
-  int64_t half = plan.rows * plan.out_step();
-  Pixels<T> p{plan.in_blocks,
-              g.in_c - (plan.in_blocks - 1) * V,
-              nullptr,
-              plan.block_step,
-              g.stride.w * V,
-              taps,
-              g.tap_count,
-              weights + plan.weights_before(g, at.group, panel),
-              bias,
-              nullptr,
-              half};
+  int64_t vector_step = plan.rows * plan.out_step();
+  Pixels<T> p{plan.in_blocks, g.in_c - (plan.in_blocks - 1) * V,
+              nullptr,        plan.block_step,
+              g.stride.w * V, taps,
+              g.tap_count,    weights + plan.weights_before(g, at.group, panel),
+              bias,           nullptr,
+              vector_step};
   int64_t most = even_part(at.columns, most_pixels(vectors));
   for (int64_t row = 0; row < at.rows; ++row)
     for (int64_t col = 0; col < at.columns; col += most) {
@@ -217,8 +212,8 @@ void task_panel(const Gather<T>& g, const Plan<T>& plan, const Place& at, int64_
   const Strides& s = g.out_strides;
   T* to = g.out + at.image * s.n + channel * s.c + at.slice * s.d + at.row * s.h + at.column * s.w;
   for (int j = 0; j < columns; j += V)
-    write_lines(out + j / V * half, plan.out_step(), g.layout, s, std::min(V, columns - j), static_cast<int>(at.rows),
-                at.columns, to + j * s.c);
+    write_lines(out + j / V * vector_step, plan.out_step(), g.layout, s, std::min(V, columns - j),
+                static_cast<int>(at.rows), at.columns, to + j * s.c);
 }
 
 }  // namespace

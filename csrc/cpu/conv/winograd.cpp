@@ -15,8 +15,9 @@ namespace arraynn::cpu::ARRAYNN_ISA {
 
 namespace {
 
-constexpr int64_t least_kernel = 2 << 20, most_inputs = 16 << 20;  // bytes of points
-constexpr int64_t chunk_bytes = 12288 * ARRAYNN_VECTOR_BYTES;      // of points of a panel: a part of the second cache
+// Bytes of points, of all tiles for a task by panels that of its products; and panels for it to make enough tasks.
+constexpr int64_t least_kernel = 2 << 20, most_inputs = 16 << 20, most_products = 1 << 20, least_panels = 8;
+constexpr int64_t chunk_bytes = 12288 * ARRAYNN_VECTOR_BYTES;  // of points of a panel: a part of the second cache
 
 template <class T, int K>
 struct Plan {
@@ -31,9 +32,10 @@ struct Plan {
     constexpr int64_t size = all_points * lanes<T> * static_cast<int64_t>(sizeof(T));
     in_blocks = ceil_div(g.in_c, lanes<T>);
     panels = ceil_div(g.out_c, NR<T>);
-    int64_t count = tiles.count(), kernel_bytes = size * in_blocks * panels * NR<T>;
-    by_panel =
-        kernel_bytes >= least_kernel && g.groups * panels >= 4 && g.groups * in_blocks * count * size <= most_inputs;
+    int64_t count = tiles.count(), product_bytes = size * 2 * count;
+    int64_t kernel_bytes = size * in_blocks * panels * NR<T>;
+    by_panel = kernel_bytes >= least_kernel && g.groups * panels >= least_panels && product_bytes <= most_products &&
+               g.groups * in_blocks * count * size <= most_inputs;
     // two rounds of the micro-kernel share what they load of u, if v fits L2 all the same
     bool small = size * in_blocks * 2 * MR <= 512 * 1024;
     per_task = by_panel ? count : small && count * g.groups >= 8 * MR * num_threads() ? 2 * MR : MR;

@@ -16,7 +16,7 @@ constexpr int tile_points = 6;
 template <int K>
 constexpr int tile_outputs = tile_points + 1 - K;
 constexpr int64_t all_points = tile_points * tile_points;
-constexpr int64_t most_bytes = 48 << 20;  // of scratch for what is as large as the kernel
+constexpr int64_t most_bytes = 48 << 20;  // of scratch for all points of the kernel, or of the inputs
 
 template <class T>
 struct InputPoints {  // B^T d, for any K

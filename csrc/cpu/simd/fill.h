@@ -1,4 +1,4 @@
-// Writing results: past the cache where they are larger than it, since the next op will not find them there anyway and
+// Writing results: past the cache where they are large, since the next op will not find them near anyway and
 // a store to what is not in the cache would read it first.
 #pragma once
 #include "core/memory.h"
