@@ -248,7 +248,7 @@ template <class T, class PackedA, class PackB, class Ahead, class Store>
 void run_panels(const Tiling& t, int64_t batches, T* scratch, const PackedA& packed_a, const PackB& pack_b,
                 const Ahead& ahead, const Store& store) {
   int64_t tasks_m = t.tasks_m(), tasks = tasks_m * t.tasks_n();
-  int64_t panel_step = round_up(NR<T> * t.block_k, 64), together = t.panels * NR<T>;
+  int64_t panel_step = panel_elements<T>(t) / t.panels, together = t.panels * NR<T>;
   parallel_for(batches * tasks, [&](int64_t index, int worker) {
     int64_t batch = index / tasks, task = index % tasks;
     int64_t m0 = task % tasks_m * t.tile_m, m1 = std::min(m0 + t.tile_m, t.m);

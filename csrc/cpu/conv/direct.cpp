@@ -17,7 +17,7 @@ constexpr int64_t most_columns = 96;  // of outputs in a task
 // Vectors of output channels in a panel of weights, and pixels of a tile with so many. With 32 registers, six pixels
 // by four vectors load less for as many products than twelve by two.
 constexpr int most_vectors = ARRAYNN_VECTOR_BYTES == 64 ? 4 : 2;
-constexpr int most_pixels(int vectors) { return vectors <= 2 ? MR : vectors == 3 ? 8 : 6; }
+constexpr int most_pixels(int vectors) { return std::min(MR, 2 * MR / vectors); }
 template <class T>
 constexpr int panel_channels = most_vectors * lanes<T>;
 

@@ -25,7 +25,7 @@ struct Plan {
   int64_t in_blocks, panels;  // vectors of input channels, and NR output channels
   int64_t per_task;           // tiles
   bool by_panel;              // tasks have a panel each, and all tiles
-  int64_t chunk;              // blocks of input channels that u is there for at a time
+  int64_t chunk;              // by panel: blocks of input channels that u is there for at a time
   int64_t line_step;          // elements between the lines of a buffer for a run of tiles
 
   explicit Plan(const Gather<T>& g) : tiles(tile_grid(K, g.batch, g.grid)) {
@@ -39,7 +39,7 @@ struct Plan {
     // two rounds of the micro-kernel share what they load of u, if v fits L2 all the same
     bool small = size * in_blocks * 2 * MR <= 512 * 1024;
     per_task = by_panel ? count : small && count * g.groups >= 8 * MR * num_threads() ? 2 * MR : MR;
-    chunk = even_part(in_blocks, by_panel ? std::max<int64_t>(1, chunk_bytes / (size * NR<T>)) : in_blocks);
+    chunk = even_part(in_blocks, std::max<int64_t>(1, chunk_bytes / (size * NR<T>)));
     line_step = line_elements<T, K>(std::min(per_task, tiles.wide));
   }
   int columns(const Gather<T>& g, int64_t panel) const {
@@ -253,13 +253,13 @@ void gather_by_panels(const Gather<T>& g, const Plan<T, K>& plan, T* v, T* rest)
   constexpr int V = lanes<T>;
   int64_t at[K * K];
   weight_places<T, K>(g, at);
-  int64_t count = plan.tiles.count(), some = MR, parts = ceil_div(count, some);
+  int64_t count = plan.tiles.count(), parts = ceil_div(count, MR);
   auto lines_of = [&](int worker) {
     return rest + worker * plan.worker_elements() + all_points * (plan.chunk * V + plan.per_task) * NR<T>;
   };
   parallel_for(g.groups * parts, [&](int64_t index, int worker) {
-    int64_t group = index / parts, begin = index % parts * some;
-    input_points(g, plan, group, begin, std::min(begin + some, count), lines_of(worker),
+    int64_t group = index / parts, begin = index % parts * MR;
+    input_points(g, plan, group, begin, std::min(begin + MR, count), lines_of(worker),
                  v + group * all_points * plan.point_elements() + begin * V);
   });
   parallel_for(g.groups * plan.panels, [&](int64_t index, int worker) {
