@@ -29,6 +29,10 @@ constexpr int NR = 2 * ARRAYNN_VECTOR_BYTES / sizeof(T);
 // its caller found it, at a[i * a_step + k] or at a[k * a_step + i].
 enum class Left { panel, rows, columns };
 
+// What the lanes of A and B hold, of which k counts steps: numbers, or (floats only, where the machine has instructions
+// for it) the bits of two bfloat16 numbers, neighbours along k.
+enum class Product { numbers, pairs };
+
 // One register tile: c[i][j] (+)= sum_k a[i][k] b[k][j] + row_bias[i] + col_bias[j] for i < rows <= MR, j < cols <= NR.
 // A step of k is b_step elements in b, NR in a panel.
 template <class T>
@@ -45,6 +49,7 @@ struct Tile {
   Left left = Left::panel;
   int64_t a_step = 0;
   int64_t b_step = NR<T>;
+  Product product = Product::numbers;  // of pairs, A lies in a panel
 };
 template <class T>
 void micro_kernel(int rows, const Tile<T>& tile);
@@ -63,6 +68,7 @@ struct Gemm {
   const T* col_bias;
   bool accumulate;
   bool a_packed = false;  // by the call before, which had the same A, m and k, and said so
+  Product product = Product::numbers;
 };
 // Whether scratch holds A packed afterwards, for a call with a_packed.
 template <class T>

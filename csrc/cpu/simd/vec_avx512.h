@@ -54,6 +54,13 @@ ARRAYNN_INLINE vf64 load_range(const double* p, int lo, int hi) {
 ARRAYNN_INLINE void stream(float* p, vf32 v) { _mm512_stream_ps(p, v); }
 ARRAYNN_INLINE void stream(double* p, vf64 v) { _mm512_stream_pd(p, v); }
 ARRAYNN_INLINE void stream_end() { _mm_sfence(); }
+// sum + a b over the two bfloat16 numbers in a lane's bits, subnormal ones as zero. Only for machines with
+// AVX512_BF16, which this file's other instructions do not ask for.
+ARRAYNN_INLINE vf32 dot_pairs(vf32 a, vf32 b, vf32 sum) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
+#define ARRAYNN_HAS_PAIRS
 // p 2^n for an integral n, rounded once, subnormal or inf where it must be.
 ARRAYNN_INLINE vf32 scale(vf32 p, vf32 n) { return _mm512_scalef_ps(p, n); }
 ARRAYNN_INLINE vf64 scale(vf64 p, vf64 n) { return _mm512_scalef_pd(p, n); }
