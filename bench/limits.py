@@ -144,9 +144,10 @@ def narrow(rounds: int) -> Iterator[Found]:
             ann.lstm, steps.astype(d), None, [p.astype(d) for p in params]
         ),
     }
+    bound = 1 / 1.5 if _core.multiplies_bfloat16() else 1.3
     for what, build in builds.items():
         ratio = _ratio(build(np.float32), build(ml_dtypes.bfloat16), rounds)
-        yield Found(f"bfloat16 {what}", ratio, 1.3, False, "times the time of float32")
+        yield Found(f"bfloat16 {what}", ratio, bound, False, "times the time of float32")
 
 
 def random_shapes(rounds: int) -> Iterator[Found]:

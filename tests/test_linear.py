@@ -51,6 +51,10 @@ def test_every_tail_of_the_product(data: Any, dtype: Any, rows: int, features: i
         (600, 33, 250),
         (3, 5, 1031),
         (1, 300, 300),
+        # weights read where they lie, for a narrow panel of rows, three quarters of a wide one, two wide ones
+        (30, 201, 90),
+        (45, 130, 71),
+        (100, 260, 130),
     ],
 )
 def test_more_than_one_block(sizes: tuple[int, int, int], dtype: Any) -> None:
@@ -83,9 +87,43 @@ def test_zero_features_is_the_bias() -> None:
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-def test_half(dtype: Any) -> None:
-    x, w, b = values((3, 5, 33), dtype, 1), values((17, 33), dtype, 2), values((17,), dtype, 3)
+@pytest.mark.parametrize(
+    "sizes",
+    [(15, 33, 17), (1, 64, 9), (20, 130, 50), (40, 96, 60), (70, 300, 81), (300, 1100, 37), (4, 0, 3)],
+)
+def test_half(sizes: tuple[int, int, int], dtype: Any) -> None:
+    rows, features, outputs = sizes
+    x, w = values((rows, features), dtype, 1), values((outputs, features), dtype, 2)
+    b = values((outputs,), dtype, 3)
     assert check(x, w, b).dtype == dtype
+    check(x, np.asfortranarray(w))
+    odd = np.concatenate([values((1,), dtype, 4), x.ravel()])[1:].reshape(
+        x.shape
+    )  # pairs that straddle floats
+    check(odd, values((outputs, 2 * features), dtype, 5)[:, ::2])
+    check(x, values((outputs, features + 1), dtype, 6)[:, 1:], b)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_half_is_summed_in_float32_and_rounded_once(dtype: Any) -> None:
+    """Sums that lie between two results, or one bit beside, are rounded to the nearest, ties to even."""
+    big, small = np.meshgrid(np.arange(1, 3, 1 / 16), np.ldexp(1.0, -np.arange(1, 22)))
+    x = np.stack([big.ravel(), small.ravel(), small.ravel() / 64], 1).astype(dtype)
+    wide = x.astype(np.float32)
+    y = ann.linear(x, np.ones((1, 3), dtype))
+    np.testing.assert_array_equal(y[:, 0], (wide[:, 0] + wide[:, 1] + wide[:, 2]).astype(dtype))
+    many = ann.linear(np.ones((2, 3000), dtype), np.ones((1, 3000), dtype))
+    np.testing.assert_array_equal(many, np.full((2, 1), 3000, dtype))
+
+
+def test_infinity_and_nan_of_halves() -> None:
+    for dtype in HALF:
+        x = values((5, 9), dtype, 1)
+        x[1, 8], x[3, 0] = np.inf, np.nan
+        y = ann.linear(x, values((7, 9), dtype, 2)).astype(np.float32)
+        assert np.isnan(y[3]).all()
+        assert np.isinf(y[1]).all()
+        assert np.isfinite(y[[0, 2, 4]]).all()
 
 
 def test_mixed_dtypes() -> None:
@@ -103,9 +141,11 @@ def test_out(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.cpu_only
 def test_same_bits_for_any_number_of_threads() -> None:
-    for rows, features, outputs in ((130, 300, 270), (1, 700, 900), (2000, 40, 10)):
+    for rows, features, outputs in ((130, 300, 270), (1, 700, 900), (2000, 40, 10), (90, 300, 400)):
         x, w = values((rows, features), np.float32, 1), values((outputs, features), np.float32, 2)
         check_threads("linear", x, w, values((outputs,), np.float32, 3))
+        for dtype in HALF:
+            check_threads("linear", x.astype(dtype), w.astype(dtype))
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)

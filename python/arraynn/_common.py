@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _device
+from . import _core, _device
 
 Array: TypeAlias = NDArray[Any]
 IntOrPair: TypeAlias = int | Sequence[int]
@@ -170,7 +170,7 @@ def as_dtype(array: Any, dtype: Any) -> Any:
     if array.dtype == dtype:
         return array
     library = None if isinstance(array, np.ndarray) else _device.library_of(array)
-    return array.astype(dtype) if library is None else library.astype(array, dtype)
+    return _core.as_dtype(array, np.dtype(dtype)) if library is None else library.astype(array, dtype)
 
 
 def as_flags(array: Any) -> Any:

@@ -50,7 +50,8 @@ def show_config() -> None:
         rows.append(f"{name}{'' if supported else ' (not on this machine)'}")
     print(f"arraynn {__version__}")
     print(f"  compiled for:  {', '.join(rows)}")
-    print(f"  running:       {_core.isa()}  (force one with ARRAYNN_ISA)")
+    pairs = ", bfloat16 products" if _core.multiplies_bfloat16() else ""
+    print(f"  running:       {_core.isa()}{pairs}  (force one with ARRAYNN_ISA)")
     print(f"  threads:       {get_num_threads()} of {_core.available_cpus()} CPUs  (ARRAYNN_NUM_THREADS)")
     available, detail = _core.cuda_status()
     print(f"  CUDA:          {'' if available else 'not available: '}{detail}")

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/halves.h"
+
 namespace arraynn::python {
 
 namespace {
@@ -60,14 +62,9 @@ bool is_floating(DType dtype) {
   return dtype == DType::float32 || dtype == DType::float64 || dtype == DType::float16 || dtype == DType::bfloat16;
 }
 
-bool floating_dtype(py::handle array, DType& dtype, bool& native) {
-  native = true;
-  for (DType common : {DType::float32, DType::float64})  // their descriptors are nearly always NumPy's own
-    if (proxy(array)->descr == numpy_dtype(common).ptr()) {
-      dtype = common;
-      return true;
-    }
-  auto numpy = py::reinterpret_borrow<py::array>(array).dtype();
+namespace {
+
+bool floating_dtype_of(const py::dtype& numpy, DType& dtype, bool& native) {
   native = is_native(numpy);
   int number = numpy.num();
   if (number == npy_api::NPY_FLOAT_)
@@ -81,6 +78,50 @@ bool floating_dtype(py::handle array, DType& dtype, bool& native) {
   else
     return false;
   return true;
+}
+
+// Between float32 and halves of the host, of one shape and the same dense order.
+void convert(const Home& home, const Array& from, const Array& to) {
+  int64_t count = element_count(from);
+  home.run([&] {
+    if (to.dtype == DType::float32)
+      widen_halves(from.dtype, count, from.data, static_cast<float*>(to.data));
+    else
+      round_to_halves(to.dtype, count, static_cast<const float*>(from.data), to.data);
+  });
+}
+
+// Like astype(order="K"), but that dense halves are converted by our kernels.
+py::object converted(const Home& home, py::handle array, DType from, bool native, DType to) {
+  bool widens = item_size(from) == 2 && to == DType::float32, rounds = from == DType::float32 && item_size(to) == 2;
+  Array view;
+  if (!(widens || rounds) || !native || !make_view(array, from, view) || !is_dense(view))
+    return converted(array, numpy_dtype(to));
+  int64_t strides[max_dims];
+  like_strides(view, strides);
+  py::object result = home.empty(to, view.shape, strides, view.ndim);
+  convert(home, view, home.view_of(result));
+  return result;
+}
+
+}  // namespace
+
+bool floating_dtype(py::handle array, DType& dtype, bool& native) {
+  native = true;
+  for (DType common : {DType::float32, DType::float64})  // their descriptors are nearly always NumPy's own
+    if (proxy(array)->descr == numpy_dtype(common).ptr()) {
+      dtype = common;
+      return true;
+    }
+  return floating_dtype_of(py::reinterpret_borrow<py::array>(array).dtype(), dtype, native);
+}
+
+py::object as_dtype(const py::array& array, const py::dtype& dtype) {
+  DType from, to;
+  bool native, wants_native;
+  bool known = array.ndim() <= max_dims && floating_dtype(array, from, native) &&
+               floating_dtype_of(dtype, to, wants_native) && wants_native;
+  return known ? converted(Home("as_dtype"), array, from, native, to) : converted(array, dtype);
 }
 
 size_t Arguments::add_floating(Operand operand, bool has_dtype) {
@@ -131,7 +172,7 @@ void Arguments::settle_state(size_t i) {
     DType dtype = item_size(view.dtype) == 2 ? DType::float32 : view.dtype;
     bool usable = dtype == view.dtype && operand.is_native && make_view(operand.holder, dtype, view);
     if (!usable) {
-      operand.holder = converted(operand.holder, numpy_dtype(dtype));
+      operand.holder = converted(home_, operand.holder, view.dtype, operand.is_native, dtype);
       make_view(operand.holder, dtype, view);
     }
   }
@@ -258,8 +299,10 @@ DType Arguments::promote(Halves halves) {
     settle_state(i);
     if (operands_[i].is_written) check_written(i);
   }
-  bool on_host = !home_.on_device() && halves != Halves::moved;
-  bool widens = item_size(result_dtype_) == 2 && (on_host || halves == Halves::as_float32);
+  bool as_they_are = home_.on_device()              ? halves != Halves::as_float32
+                     : halves == Halves::multiplied ? result_dtype_ == DType::bfloat16 && multiplies_bfloat16()
+                                                    : halves == Halves::moved;
+  bool widens = item_size(result_dtype_) == 2 && !as_they_are;
   dtype_ = widens ? DType::float32 : result_dtype_;
   for (size_t i = 0; i < operands_.size(); ++i) {
     Operand& operand = operands_[i];
@@ -272,7 +315,7 @@ DType Arguments::promote(Halves halves) {
     } else {
       if (operand.view.dtype == dtype_ && operand.is_native && make_view(operand.holder, dtype_, operand.view))
         continue;
-      operand.holder = converted(operand.holder, numpy_dtype(dtype_));
+      operand.holder = converted(home_, operand.holder, operand.view.dtype, operand.is_native, dtype_);
       make_view(operand.holder, dtype_, operand.view);
     }
   }
@@ -372,7 +415,7 @@ py::object Arguments::empty(DType dtype, const int64_t* shape, int ndim, Layout 
 
 py::object Arguments::rounded(py::object result) const {
   if (!rounds_result()) return result;
-  if (!home_.on_device()) return result.attr("astype")(numpy_dtype(result_dtype_));
+  if (!home_.on_device()) return converted(home_, result, dtype_, true, result_dtype_);
   Array view = view_of(result);
   py::object narrow = home_.empty(result_dtype_, view.shape, view.strides, view.ndim);
   home_.copy(view, view_of(narrow));
@@ -412,8 +455,7 @@ bool has_strides(const Array& array, const int64_t* strides) {
   return true;
 }
 
-// Whether `out`, which is refused if it does not fit, can be written in place: if it lies in memory as
-// a fresh output would.
+// Whether `out`, which is refused if it does not fit, lies in memory as a fresh output would.
 bool Output::check(py::handle out, const int64_t* shape, const int64_t* strides, int ndim) {
   const char* op = arguments_.op();
   const Home& home = arguments_.home();
@@ -436,13 +478,14 @@ bool Output::check(py::handle out, const int64_t* shape, const int64_t* strides,
                 shape_text(shape, ndim).c_str());
   if (!home.writable(out)) value_error("%s: out is read-only, expected a writable array", op);
   arguments_.check_no_overlap(out, out_view_);
-  return usable && !arguments_.rounds_result() && has_strides(out_view_, strides);
+  return usable && has_strides(out_view_, strides);
 }
 
 void Output::open(py::handle out, const int64_t* shape, const int64_t* strides, int ndim) {
   bool in_place = false;
   if (!out.is_none()) {
-    in_place = check(out, shape, strides, ndim);
+    fits_ = check(out, shape, strides, ndim);
+    in_place = fits_ && !arguments_.rounds_result();
     out_ = py::reinterpret_borrow<py::object>(out);
   }
   memory_ = in_place ? out_ : arguments_.home().empty(arguments_.dtype(), shape, strides, ndim);
@@ -467,6 +510,8 @@ py::object Output::finish() {
   if (out_.is(memory_)) return out_;
   if (arguments_.place().on_device())
     arguments_.home().copy(view_, out_view_);
+  else if (fits_)
+    convert(arguments_.home(), view_, out_view_);
   else
     numpy("copyto")(out_, memory_, py::arg("casting") = "unsafe");
   return out_;

@@ -15,8 +15,8 @@
 namespace arraynn::python {
 
 // How 16-bit floats are computed with on a device. The host's kernels take them as float32, unless they are only
-// moved.
-enum class Halves : int { native, as_float32, moved };
+// moved, or multiplied by a machine that does so with bfloat16.
+enum class Halves : int { native, as_float32, moved, multiplied };
 
 // The array arguments of one call. Floating arguments are promoted together, to what the kernels
 // compute in and to `result_dtype` for what the user gets; the former is wider where kernels have no
@@ -117,6 +117,8 @@ bool is_numpy(py::handle value);
 bool is_floating(DType dtype);
 // The DType of a floating NumPy array and whether it has this machine's byte order; false for another dtype.
 bool floating_dtype(py::handle numpy, DType& dtype, bool& native);
+// A NumPy array as another dtype, as astype(order="K") does it.
+py::object as_dtype(const py::array& array, const py::dtype& dtype);
 // True if the elements lie next to each other in some order of the axes, all strides positive.
 bool is_dense(const Array& array);
 bool is_contiguous(const Array& array);
@@ -147,6 +149,7 @@ class Output {
   bool check(py::handle out, const int64_t* shape, const int64_t* strides, int ndim);
   const Arguments& arguments_;
   py::object out_;     // the caller's array, if there is one
+  bool fits_ = false;  // it lies in memory as a fresh output would
   py::object memory_;  // what the kernel writes
   Array view_, out_view_;
 };

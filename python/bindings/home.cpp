@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "array.h"
 #include "core/errors.h"
 
 namespace arraynn::python {
@@ -256,6 +257,10 @@ Array Home::view_of(py::handle array) const {
                   : number == npy_api::NPY_DOUBLE_ ? DType::float64
                   : number == npy_api::NPY_UBYTE_  ? DType::uint8
                                                    : DType::int64;
+    if (dtype == DType::int64 && number != npy_api::NPY_INT64_) {
+      bool native;
+      floating_dtype(array, dtype, native);  // halves
+    }
     make_view(array, dtype, view);
     return view;
   }

@@ -10,7 +10,7 @@ py::object forward(py::handle input, py::handle weight, py::handle bias, py::han
   Arguments args("linear");
   size_t x = args.floating("input", input), w = args.floating("weight", weight);
   size_t b = args.optional_floating("bias", bias);
-  args.promote();
+  args.promote(Halves::multiplied);
   LinearParams p = linear_params(args[x], args[w], args.optional(b));
   args.make_contiguous(x);
   args.make_contiguous(b);
@@ -26,7 +26,7 @@ py::object backward(py::handle cotangent, py::handle input, py::handle weight, b
   Arguments args("linear");
   size_t dy = args.floating("cotangent", cotangent), x = args.floating("input", input);
   size_t w = args.floating("weight", weight);
-  DType dtype = args.promote();
+  DType dtype = args.promote(Halves::multiplied);
   LinearParams p = linear_params(args[x], args[w], nullptr);
   check_linear_cotangent(p, args[dy]);
   args.make_contiguous(dy);

@@ -1,6 +1,7 @@
 // The extension module: every family's bindings, and what the Python side asks about the machine.
 #include "array.h"
 #include "core/backend.h"
+#include "core/halves.h"
 #include "core/isa.h"
 #include "core/roof.h"
 #include "core/threads.h"
@@ -52,6 +53,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_allow_tf32", [](bool allow) { cuda_options().tf32.store(allow); });
   m.def("cuda_checks", [] { return cuda_options().checks.load(); });
   m.def("set_cuda_checks", [](bool check) { cuda_options().checks.store(check); });
+  m.def("as_dtype", &as_dtype);
+  m.def("multiplies_bfloat16", &multiplies_bfloat16);
   m.def("idle_bytes", &idle_bytes);
   m.def("trim", &trim);
   m.def("measure_fma_peak", [](const std::string& dtype, double seconds) {
