@@ -172,6 +172,15 @@ def test_sigmoid_and_tanh_in_ulps(dtype: Any, request: pytest.FixtureRequest) ->
             np.testing.assert_array_equal(np.signbit(zero), np.signbit(expected[name][x == 0]))
 
 
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+def test_tanh_ends_at_one(dtype: Any) -> None:
+    x = np.concatenate(
+        [np.array([9.5, 10, 12, 1e30, np.inf] if dtype == FLOAT32 else [20, 1e300, np.inf])] * 5
+    )
+    np.testing.assert_array_equal(ann.tanh(x.astype(dtype)), np.ones_like(x))
+    np.testing.assert_array_equal(ann.tanh(-x.astype(dtype)), -np.ones_like(x))
+
+
 @pointwise
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 def test_over_the_whole_range(name: str, options: Any, dtype: Any) -> None:

@@ -23,7 +23,7 @@ constexpr int64_t most_axpy_rows = 16;
 // Both operands contiguous along k: each element is a dot product of vectors, `most_dot_k` steps at a time, so that B's
 // rows of a tile stay in the nearest cache for all rows of A. Meanwhile columns that come next are fetched.
 constexpr int dot_rows = MR / 2, dot_columns = 4;
-constexpr int64_t most_dot_k = 1024;
+constexpr int64_t most_dot_k = 4096;
 
 template <class T>
 struct Ahead {

@@ -4,14 +4,14 @@
 //   exp           0.97  0.93
 //   expm1, log1p  1.37  1.38                 1.35
 //   sigmoid       1.62  1.87                 1.79
-//   tanh          1.83  2.01                 2.15
+//   tanh          1.83  2.01                 2.15    (float with lookups in registers: 1.40)
 //
 // exp(x) = 2^n exp(r), n = nearest(x / ln 2), |r| <= ln(2)/2, and r is exact but for its last
 // rounding because n * ln2_hi is exact (Cody and Waite, Software Manual for the Elementary
 // Functions, 1980). exp(r) = 1 + r + r^2 q(r), q interpolated at Chebyshev nodes; the truncation
 // error is 0.009 ulp (float, degree 5) and 0.005 ulp (double, degree 10).
 #pragma once
-#include "cpu/simd/vec.h"
+#include "cpu/simd/pieces.h"
 
 namespace arraynn::cpu::ARRAYNN_ISA {
 namespace {
@@ -87,22 +87,24 @@ ARRAYNN_INLINE vec<T> long_polynomial(const T (&c)[N], vec<T> x) {
   return fma(y[1], x, y[0]);
 }
 
-// exp(r) - 1 for x + low = n ln 2 + r. `low` is what x lacks of its value: little.
-template <class T>
-ARRAYNN_INLINE vec<T> reduce(vec<T> x, vec<T>& shifted, vec<T>& whole, vec<T> low) {
-  vec<T> r = remainder<T>(x, shifted, whole) + low;
-  return fma(r * r, polynomial(Exp<T>::q, r), r);
-}
+// exp(r) - 1 for x = n ln 2 + r.
 template <class T>
 ARRAYNN_INLINE vec<T> reduce(vec<T> x, vec<T>& shifted, vec<T>& whole) {
-  return reduce<T>(x, shifted, whole, broadcast<T>(T(-0.0)));  // which adding does not change, so that it goes away
+  vec<T> r = remainder<T>(x, shifted, whole);
+  return fma(r * r, polynomial(Exp<T>::q, r), r);
 }
 
-// exp(r) for x = n ln 2 + r, with a polynomial one degree shorter, which does not keep the digits of exp(r) - 1.
+// exp(r) for x + low = n ln 2 + r, with a polynomial one degree shorter, which does not keep the digits of exp(r) - 1.
+// `low` is what x lacks of its value: little.
+template <class T>
+ARRAYNN_INLINE vec<T> reduce_short(vec<T> x, vec<T>& shifted, vec<T>& whole, vec<T> low) {
+  vec<T> r = remainder<T>(x, shifted, whole) + low;
+  return fma(fma(polynomial(Exp<T>::sum_q, r), r, broadcast<T>(T(1))), r, broadcast<T>(T(1)));
+}
+
 template <class T>
 ARRAYNN_INLINE vec<T> reduce_short(vec<T> x, vec<T>& shifted, vec<T>& whole) {
-  vec<T> r = remainder<T>(x, shifted, whole);
-  return fma(fma(polynomial(Exp<T>::sum_q, r), r, broadcast<T>(T(1))), r, broadcast<T>(T(1)));
+  return reduce_short<T>(x, shifted, whole, broadcast<T>(T(-0.0)));  // which adding does not change, so it goes away
 }
 
 // 2^(n + more) where that is a normal number. The bits of magic that are shifted in are 0.
@@ -145,7 +147,7 @@ ARRAYNN_INLINE vec<T> exp(vec<T> x) {
 // exp(x + low) for x from what gives somewhat less than the least number up to 0, and low of at most 1/4.
 template <class T>
 ARRAYNN_INLINE vec<T> exp_of_sum(vec<T> x, vec<T> low) {
-  vec<T> shifted, whole, p = reduce<T>(x, shifted, whole, low) + T(1);
+  vec<T> shifted, whole, p = reduce_short<T>(x, shifted, whole, low);
   return scaled_down<T>(p, shifted, whole);
 }
 
@@ -252,6 +254,10 @@ ARRAYNN_INLINE vec<T> expm1_nonpositive(vec<T> x) {
 // errors of y at most.
 template <class T>
 ARRAYNN_INLINE vec<T> tanh(vec<T> x) {
+#ifdef ARRAYNN_HAS_LOOKUP
+  if constexpr (std::is_same_v<T, float>)
+    return with_sign_of<T>(piecewise<TanhPieces>(min(broadcast<T>(TanhPieces::end), magnitude<T>(x))), x);
+#endif
   vec<T> shifted, whole;
   vec<T> part = reduce<T>(min(broadcast<T>(Exp<T>::tanh_one), magnitude<T>(x)) * T(-2), shifted, whole);
   vec<T> half = power_of_two<T>(shifted, -1);

@@ -5,6 +5,7 @@
 namespace arraynn::cpu::ARRAYNN_ISA {
 namespace {
 
+#define ARRAYNN_HAS_FMA
 ARRAYNN_INLINE vf32 fma(vf32 a, vf32 b, vf32 c) { return _mm256_fmadd_ps(a, b, c); }
 ARRAYNN_INLINE vf64 fma(vf64 a, vf64 b, vf64 c) { return _mm256_fmadd_pd(a, b, c); }
 ARRAYNN_INLINE vf32 max(vf32 a, vf32 b) { return _mm256_max_ps(a, b); }

@@ -4,6 +4,7 @@
 namespace arraynn::cpu::ARRAYNN_ISA {
 namespace {
 
+#define ARRAYNN_HAS_FMA
 ARRAYNN_INLINE vf32 fma(vf32 a, vf32 b, vf32 c) { return _mm512_fmadd_ps(a, b, c); }
 ARRAYNN_INLINE vf64 fma(vf64 a, vf64 b, vf64 c) { return _mm512_fmadd_pd(a, b, c); }
 ARRAYNN_INLINE vf32 max(vf32 a, vf32 b) { return _mm512_max_ps(a, b); }
@@ -54,6 +55,11 @@ ARRAYNN_INLINE vf64 load_range(const double* p, int lo, int hi) {
 ARRAYNN_INLINE void stream(float* p, vf32 v) { _mm512_stream_ps(p, v); }
 ARRAYNN_INLINE void stream(double* p, vf64 v) { _mm512_stream_pd(p, v); }
 ARRAYNN_INLINE void stream_end() { _mm_sfence(); }
+// The entry of 32 that a lane's low five bits name.
+ARRAYNN_INLINE vf32 lookup(const float* entries, vi32 index) {
+  return _mm512_permutex2var_ps(_mm512_loadu_ps(entries), (__m512i)index, _mm512_loadu_ps(entries + 16));
+}
+#define ARRAYNN_HAS_LOOKUP
 // sum + a b over the two bfloat16 numbers in a lane's bits, subnormal ones as zero. Only for machines with
 // AVX512_BF16, which this file's other instructions do not ask for.
 ARRAYNN_INLINE vf32 dot_pairs(vf32 a, vf32 b, vf32 sum) {

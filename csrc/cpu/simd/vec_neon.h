@@ -5,6 +5,7 @@
 namespace arraynn::cpu::ARRAYNN_ISA {
 namespace {
 
+#define ARRAYNN_HAS_FMA
 ARRAYNN_INLINE vf32 fma(vf32 a, vf32 b, vf32 c) {
   return (vf32)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }
