@@ -1,6 +1,6 @@
 // The normal distribution on vectors: its distribution function, to 5.6 ulp of itself (float, 3.2 with lookups in
-// registers; double 11), and its density, to 2.0 (2.3), however far in the tail: the largest errors found on every 251st
-// bit pattern.
+// registers; double 11), and its density, to 2.0 (2.3), however far in the tail: the largest errors found on every
+// 251st bit pattern.
 #pragma once
 #include "cpu/simd/math.h"
 
