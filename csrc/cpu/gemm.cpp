@@ -14,6 +14,9 @@ template <class T, int Rows, int NV, Left left, Product product>
 void micro(const Tile<T>& t) {
   constexpr int V = lanes<T>;
   vec<T> acc[Rows][NV] = {};
+  static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {  // so that C's lines are here when the sums are done
+    static_for<NV>([&](auto j) ARRAYNN_LAMBDA { __builtin_prefetch(t.c + i * t.ldc + j * V, 1); });
+  });
   const T *a = t.a, *b = t.b;
   int64_t a_k = left == Left::panel ? Rows : left == Left::rows ? 1 : t.a_step;
   int64_t b_step = t.b_step;
