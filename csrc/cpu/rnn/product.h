@@ -69,7 +69,7 @@ template <int G>
 Steps steps_of(int64_t batch, int64_t blocks, int64_t flops) {
   int64_t groups = std::max<int64_t>(1, ceil_div(batch, row_block<G>));
   int rows = static_cast<int>(ceil_div(std::max<int64_t>(batch, 1), groups));
-  return {blocks, groups, rows, static_cast<int>(std::max<int64_t>(1, std::min(flops / 150000, blocks * groups))),
+  return {blocks, groups, rows, static_cast<int>(std::max<int64_t>(1, std::min(flops / 48000, blocks * groups))),
           false};
 }
 
