@@ -22,7 +22,9 @@ WINOGRAD_LOSS = 8.0
 def _may_be_winograd(w: Any, stride: Any = 1, dilation: Any = 1, **_: Any) -> bool:
     """Tell whether the call is one of those that the algorithm is for, whatever its size."""
     ones = all(np.all(np.asarray(option) == 1) for option in (stride, dilation))
-    return w.shape[-2:] in ((3, 3), (5, 5)) and ones and min(w.shape[:2]) >= 8
+    *others, last = w.shape[2:]
+    fits = last in (3, 5) and others[-1:] in ([], [1], [last])
+    return fits and ones and min(w.shape[:2]) >= 8
 
 
 def check(name: str, x: Any, w: Any, b: Any = None, **options: Any) -> Any:

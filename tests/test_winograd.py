@@ -21,7 +21,8 @@ def _error(found: Any, exact: Any) -> float:
     return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
-kernels = pytest.mark.parametrize("kernel", [3, 5])
+Kernel = tuple[int, int]
+kernels = pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 3), (1, 5)], ids=str)
 
 
 @kernels
@@ -39,9 +40,9 @@ kernels = pytest.mark.parametrize("kernel", [3, 5])
     ],
     ids=str,
 )
-def test_error(shape: tuple[int, ...], out: int, options: dict[str, Any], last: bool, kernel: int) -> None:
+def test_error(shape: tuple[int, ...], out: int, options: dict[str, Any], last: bool, kernel: Kernel) -> None:
     groups = options.get("groups", 1)
-    x, w = values(shape, np.float32, 1), values((out, shape[1] // groups, kernel, kernel), np.float32, 2)
+    x, w = values(shape, np.float32, 1), values((out, shape[1] // groups, *kernel), np.float32, 2)
     b = values((out,), np.float32, 3)
     x = channels_last(x) if last else x
     y, pullback = ann.vjp(ann.conv2d, x, w, b, **options)
@@ -55,25 +56,36 @@ def test_error(shape: tuple[int, ...], out: int, options: dict[str, Any], last: 
 @kernels
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
 @pytest.mark.parametrize("size", [4, 5, 6, 7, 9, 18])
-def test_edges_of_tiles(size: int, dtype: Any, kernel: int) -> None:
+def test_edges_of_tiles(size: int, dtype: Any, kernel: Kernel) -> None:
     """Every size modulo the tile, with channels that fill a vector and that do not."""
     for channels, out in ((16, 16), (19, 35)):
         x = values((24, channels, size, size + 1), dtype, 1)
-        w = values((out, channels, kernel, kernel), dtype, 2)
-        check("conv2d", x, w, values((out,), dtype, 3), padding=kernel // 2)
+        w = values((out, channels, *kernel), dtype, 2)
+        check("conv2d", x, w, values((out,), dtype, 3), padding=kernel[1] // 2)
         check("conv_transpose2d", x, w.transpose(1, 0, 2, 3).copy(), padding=1)
 
 
 @kernels
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
-def test_few_tiles_of_a_large_kernel(dtype: Any, kernel: int) -> None:
-    x, w = values((4, 130, 7, 6), dtype, 1), values((258, 130, kernel, kernel), dtype, 2)
-    check("conv2d", x, w, values((258,), dtype, 3), padding=kernel // 2)
+def test_few_tiles_of_a_large_kernel(dtype: Any, kernel: Kernel) -> None:
+    x, w = values((4, 130, 7, 6), dtype, 1), values((258, 130, *kernel), dtype, 2)
+    check("conv2d", x, w, values((258,), dtype, 3), padding=kernel[1] // 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("size", [3, 5])
+def test_signals(size: int, dtype: Any) -> None:
+    """One axis: every length modulo the tile, and a kernel so large that a task has a panel of it."""
+    for channels, out, length in ((16, 16, 40), (19, 35, 41), (33, 17, 42), (16, 48, 43), (352, 258, 11)):
+        x, w = values((3, channels, length), dtype, 1), values((out, channels, size), dtype, 2)
+        check("conv1d", x, w, values((out,), dtype, 3), padding=size // 2)
+        check("conv1d", x.transpose(0, 2, 1).copy().transpose(0, 2, 1), w)
+        check("conv_transpose1d", x, w.transpose(1, 0, 2).copy(), padding=1)
 
 
 @kernels
-def test_weights_in_any_layout(kernel: int) -> None:
-    x, w = values((4, 32, 20, 20), np.float32, 1), values((32, 32, kernel, kernel), np.float32, 2)
+def test_weights_in_any_layout(kernel: Kernel) -> None:
+    x, w = values((4, 32, 20, 20), np.float32, 1), values((32, 32, *kernel), np.float32, 2)
     y, pullback = ann.vjp(ann.conv2d, x, w, padding=1)
     dy = cotangent_of(y)
     gradients = pullback(dy)
@@ -89,8 +101,8 @@ def test_weights_in_any_layout(kernel: int) -> None:
 @pytest.mark.parametrize(
     ("shape", "out"), [((64, 32, 28, 28), 72), ((2, 200, 14, 14), 72), ((2, 200, 10, 10), 264)], ids=str
 )
-def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...], out: int, kernel: int) -> None:
-    x, w = values(shape, np.float32, 1), values((out, shape[1], kernel, kernel), np.float32, 2)
+def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...], out: int, kernel: Kernel) -> None:
+    x, w = values(shape, np.float32, 1), values((out, shape[1], *kernel), np.float32, 2)
     before, results = ann.get_num_threads(), []
     try:
         for threads in (1, 2, 3):

@@ -1,7 +1,8 @@
 // Winograd's F(4x4, 3x3) and F(2x2, 5x5) (Winograd 1980; Lavin and Gray, Fast Algorithms for Convolutional Neural
 // Networks, 2016): four by four outputs of a 3x3 kernel, or two by two of a 5x5 one, from six by six inputs with 36
-// products instead of 144 or 100.
-//   Y = A^T [(G g G^T) * (B^T d B)] A
+// products instead of 144 or 100. And F(4, 3) and F(2, 5) along rows, for kernels of one row: 6 products instead of 12
+// or 10.
+//   Y = A^T [(G g G^T) * (B^T d B)] A, or y = A^T [(G g) * (B^T d)]
 // interpolates at the points 0, 1, -1, 2, -2 and infinity, whichever of the two it is: row k of A^T has their k-th
 // powers, column k of G the same over the product of a point's distances to the others, 4, -6, -6, 24 and 24. Here are
 // the transforms along one axis for a kernel of K; all work on vectors whose lanes are channels.
@@ -15,7 +16,15 @@ namespace {
 constexpr int tile_points = 6;
 template <int K>
 constexpr int tile_outputs = tile_points + 1 - K;
-constexpr int64_t all_points = tile_points * tile_points;
+
+// A kernel of Size taps along each of its axes: rows and columns, or columns alone.
+template <int Size, int Axes>
+struct Kernel {
+  static constexpr int size = Size, axes = Axes, high = Axes == 2 ? Size : 1, taps = high * Size;
+  // of a tile, along rows, and what it has of rows
+  static constexpr int outputs = tile_outputs<Size>, output_rows = Axes == 2 ? outputs : 1;
+  static constexpr int64_t points = Axes == 2 ? tile_points * tile_points : tile_points;
+};
 constexpr int64_t most_bytes = 48 << 20;  // of scratch for all points of the kernel, or of the inputs
 
 template <class T>
@@ -111,10 +120,18 @@ struct KernelGradient {  // G^T du
   }
 };
 
-// A transform along both axes of a square: read(row, col) gives vectors, write(row, col, vector) takes them.
-template <class T, class Transform, class Read, class Write>
-ARRAYNN_INLINE void along_both(const Read& read, const Write& write) {
+// A transform along one axis or both: read(row, col) gives vectors, write(row, col, vector) takes them.
+template <class T, class Transform, int Axes, class Read, class Write>
+ARRAYNN_INLINE void transformed(const Read& read, const Write& write) {
   constexpr int from = Transform::from, to = Transform::to;
+  if constexpr (Axes == 1) {
+    constexpr std::integral_constant<int, 0> row{};
+    vec<T> line[from], found[to];
+    static_for<from>([&](auto col) ARRAYNN_LAMBDA { line[col] = read(row, col); });
+    Transform::apply(line, found);
+    static_for<to>([&](auto col) ARRAYNN_LAMBDA { write(row, col, found[col]); });
+    return;
+  }
   vec<T> half[to][from];
   static_for<from>([&](auto col) ARRAYNN_LAMBDA {
     vec<T> line[from], found[to];
@@ -135,10 +152,10 @@ template <class T>
 ARRAYNN_INLINE bool is_winograd(const ConvParams& p) {
   if (!winograd_allowed() || std::min(p.in_channels, p.out_channels) / p.groups < std::max(8, lanes<T>)) return false;
   auto is_dense = [](const ConvAxis& a) { return a.stride == 1 && a.dilation == 1; };
-  bool square = p.h.kernel == p.w.kernel && (p.h.kernel == 3 || p.h.kernel == 5);
+  bool fits = (p.h.kernel == p.w.kernel || p.h.kernel == 1) && (p.w.kernel == 3 || p.w.kernel == 5);
   // with padding, the one slice of the output may be none of the input's
   bool plane = p.d.kernel == 1 && p.d.in == 1 && p.d.out == 1 && p.d.before == 0;
-  return plane && square && is_dense(p.h) && is_dense(p.w);
+  return plane && fits && is_dense(p.h) && is_dense(p.w);
 }
 
 // ---- tiles ---------------------------------------------------------------------------------------------
@@ -149,18 +166,18 @@ struct TileGrid {
   int64_t count() const { return batch * high * wide; }
 };
 
-ARRAYNN_INLINE TileGrid tile_grid(int64_t kernel, int64_t batch, const Triple& grid) {
-  int64_t outputs = tile_points + 1 - kernel;
-  return {batch, ceil_div(grid.h, outputs), ceil_div(grid.w, outputs)};
+template <class K>
+TileGrid tile_grid(int64_t batch, const Triple& grid) {
+  return {batch, ceil_div(grid.h, K::output_rows), ceil_div(grid.w, K::outputs)};
 }
 
-// f(K), a constant, for a kernel of 3 or 5.
+// f(Kernel) for one of 3 or 5 columns and as many rows, or one.
 template <class F>
-ARRAYNN_INLINE void with_kernel(int64_t kernel, const F& f) {
-  if (kernel == 3)
-    f(std::integral_constant<int, 3>{});
+ARRAYNN_INLINE void with_kernel(int64_t rows, int64_t columns, const F& f) {
+  if (rows == 1)
+    columns == 3 ? f(Kernel<3, 1>{}) : f(Kernel<5, 1>{});
   else
-    f(std::integral_constant<int, 5>{});
+    columns == 3 ? f(Kernel<3, 2>{}) : f(Kernel<5, 2>{});
 }
 
 // Neighbours in one row of tiles.
@@ -179,28 +196,28 @@ ARRAYNN_INLINE void for_tile_runs(const TileGrid& t, int64_t begin, int64_t end,
 
 // The points of tiles [begin, end), those of a channel in a lane: point p of tile begin + i goes to
 // to + p * point_step + i * tile_step. Tile (0, 0) of an image begins at its pixel (top, left).
-template <class T, int K, class Transform>
+template <class T, class K, class Transform>
 void points_of(const Images<T>& images, const TileGrid& tiles, int64_t begin, int64_t end, int64_t top, int64_t left,
                T* lines, int64_t line_step, T* to, int64_t tile_step, int64_t point_step) {
-  constexpr int V = lanes<T>, size = Transform::from, step = tile_outputs<K>;
+  constexpr int V = lanes<T>, size = Transform::from, step = K::outputs, rows = K::axes == 2 ? size : 1;
   for_tile_runs(tiles, begin, end, [&](int64_t at, const TileRun& run) {
-    read_lines(images, run.image, run.row * step + top, run.col * step + left, size, (run.count - 1) * step + size,
-               lines, line_step);
+    read_lines(images, run.image, run.row * K::output_rows + top, run.col * step + left, rows,
+               (run.count - 1) * step + size, lines, line_step);
     for (int64_t i = 0; i < run.count; ++i) {
       const T* from = lines + i * step * V;
       T* first = to + (at + i) * tile_step;
-      along_both<T, Transform>([&](auto row, auto col)
-                                   ARRAYNN_LAMBDA { return load(from + row * line_step + col * V); },
-                               [&](auto row, auto col, vec<T> value)
-                                   ARRAYNN_LAMBDA { store(first + (row * tile_points + col) * point_step, value); });
+      transformed<T, Transform, K::axes>(
+          [&](auto row, auto col) ARRAYNN_LAMBDA { return load(from + row * line_step + col * V); },
+          [&](auto row, auto col, vec<T> value)
+              ARRAYNN_LAMBDA { store(first + (row * tile_points + col) * point_step, value); });
     }
   });
 }
 
 // Elements between the lines of a buffer for the pixels of `count` neighbouring tiles.
-template <class T, int K>
+template <class T, class K>
 int64_t line_elements(int64_t count) {
-  return round_up(count * tile_outputs<K> + K - 1, lanes<T>) * lanes<T>;
+  return round_up(count * K::outputs + K::size - 1, lanes<T>) * lanes<T>;
 }
 
 }  // namespace
