@@ -219,7 +219,9 @@ void gemm_one_sided(const Gemm<T>& g, const OneSided<T>& o, T* panels) {
       pack_panel(o.right + i * half * o.right_column, o.right_column, o.right_k, cols, o.k, to, half, columns);
     }
   });
-  int64_t groups = ceil_div(o.rows, rows), tasks = std::min(groups, many_tasks(g.m * g.n * g.k));
+  // a task more costs nothing, as the panels are there
+  int64_t groups = ceil_div(o.rows, rows), products = g.m * g.n * g.k;
+  int64_t tasks = std::min(groups, std::max(wanted_tasks(products), std::min<int64_t>(products >> 19, 16 * num_threads())));
   int64_t per_task = ceil_div(groups, tasks) * rows;
   parallel_for(ceil_div(o.rows, per_task), [&](int64_t task, int) {
     int64_t last = std::min((task + 1) * per_task, o.rows);
