@@ -15,8 +15,7 @@ constexpr int narrow_rows = MR == 12 ? 8 : MR;
 // that the sums across lanes do not count, and along its columns.
 template <class T>
 bool is_dot(const Gemm<T>& g) {
-  constexpr int64_t most_rows = ARRAYNN_VECTOR_BYTES == 64 ? 24 : 32;
-  return g.a_k == 1 && g.b_k == 1 && g.m <= (g.k >= 16 * lanes<T> ? most_rows : 16);
+  return g.a_k == 1 && g.b_k == 1 && g.m <= (g.k >= 16 * lanes<T> ? 24 : 16);
 }
 constexpr int64_t most_axpy_rows = 16;
 
