@@ -40,7 +40,7 @@ ARRAYNN_INLINE void dot_tile(const Gemm<T>& g, int64_t m, int64_t n, int cols, i
   for_vectors<T>(k1 - k0, [&](int64_t k, auto count) ARRAYNN_LAMBDA {
     vec<T> row[R];
     static_for<R>([&](auto i) ARRAYNN_LAMBDA { row[i] = load_count(a[i] + k, count); });
-    for (int c = 0; c < ahead.count; ++c) __builtin_prefetch(ahead.next + c * g.b_col + k);
+    for (int c = 0; c < ahead.count; ++c) __builtin_prefetch(ahead.next + c * g.b_col + k, 0, 2);
     static_for<C>([&](auto j) ARRAYNN_LAMBDA {
       vec<T> column = load_count(b[j] + k, count);
       static_for<R>([&](auto i) ARRAYNN_LAMBDA { acc[i][j] = multiply_add<product, T>(row[i], column, acc[i][j]); });
