@@ -180,14 +180,21 @@ bool reads_columns(const Gemm<T>& g) {
   return g.b_k == 1 && g.m <= most_packed_rows<T> && g.n >= g.m && g.k >= 2 * g.m;
 }
 
-// The tile's rows as they lie, times a panel of Width vectors; meanwhile the rows of the next tile are fetched.
+// The tile's rows as they lie, times a panel of Width vectors; meanwhile the rows of the next tile are fetched, into
+// the second cache where in the first one they would drive out what is in use.
 template <Product product, class T, int Width, int Rows, int NV>
 void one_sided_tile(const Tile<T>& t, const T* next, bool transposed) {
   constexpr int V = lanes<T>;
   vec<T> acc[Rows][NV] = {};
   const T *a = t.a, *b = t.b;
+  bool near = Rows * t.k * static_cast<int64_t>(sizeof(T)) <= 8 << 10;
   for (int64_t k0 = 0; k0 < t.k; k0 += V) {
-    static_for<Rows>([&](auto i) ARRAYNN_LAMBDA { __builtin_prefetch(next + i * t.a_step + k0); });
+    static_for<Rows>([&](auto i) ARRAYNN_LAMBDA {
+      if (near)
+        __builtin_prefetch(next + i * t.a_step + k0);
+      else
+        __builtin_prefetch(next + i * t.a_step + k0, 0, 2);
+    });
     for_steps(
         std::min<int64_t>(V, t.k - k0),
         [&](auto k) ARRAYNN_LAMBDA {
@@ -220,7 +227,8 @@ void gemm_one_sided(const Gemm<T>& g, const OneSided<T>& o, T* panels) {
   });
   // a task more costs nothing, as the panels are there
   int64_t groups = ceil_div(o.rows, rows), products = g.m * g.n * g.k;
-  int64_t tasks = std::min(groups, std::max(wanted_tasks(products), std::min<int64_t>(products >> 19, 16 * num_threads())));
+  int64_t tasks =
+      std::min(groups, std::max(wanted_tasks(products), std::min<int64_t>(products >> 19, 16 * num_threads())));
   int64_t per_task = ceil_div(groups, tasks) * rows;
   parallel_for(ceil_div(o.rows, per_task), [&](int64_t task, int) {
     int64_t last = std::min((task + 1) * per_task, o.rows);

@@ -21,6 +21,10 @@ constexpr int most_pixels(int vectors) { return std::min(MR, 2 * MR / vectors); 
 template <class T>
 constexpr int panel_channels = most_vectors * lanes<T>;
 
+struct DirectTap {
+  int64_t from, order;  // from a pixel to what the tap meets, and the tap's number among the weights
+};
+
 template <class T>
 struct Plan {
   int64_t in_blocks, panels;
@@ -54,7 +58,13 @@ struct Plan {
   int64_t rows_seen(const Gather<T>& g, int64_t outputs) const { return (outputs - 1) * g.stride.h + reach.h + 1; }
   int64_t out_step() const { return round_up(columns, lanes<T>) * lanes<T>; }  // between the rows of a vector's outputs
   int64_t lines() const { return in_blocks * block_step; }
-  int64_t worker_elements() const { return round_up(lines() + most_vectors * rows * out_step(), 64); }
+  // lines, outputs, and taps of a row
+  int64_t worker_elements(const Gather<T>& g) const {
+    return round_up(lines() + most_vectors * rows * out_step(), 64) + tap_elements(g);
+  }
+  static int64_t tap_elements(const Gather<T>& g) {
+    return round_up(g.tap_count * static_cast<int64_t>(sizeof(DirectTap) / sizeof(T)), 64);
+  }
   // of the weights of a panel, and of those before it: the last one is as narrow as it may
   static int width(const Gather<T>& g, int64_t panel) {
     return static_cast<int>(
@@ -99,8 +109,8 @@ struct Pixels {
   int64_t in_blocks, last;   // channels of the last block
   const T* in;               // the first pixel's lane 0
   int64_t block_step, step;  // between blocks of channels, and between pixels
-  const int64_t* taps;       // from a pixel to what a tap meets
-  int64_t tap_count;
+  const DirectTap* taps;     // that meet something
+  int64_t met, tap_count;    // how many, and of all
   const T* weights;
   const T* bias;
   T* out;  // [vector of channels][pixel][lane]
@@ -116,11 +126,11 @@ void direct_tile(const Pixels<T>& p) {
     vec<T> bias = load(p.bias + j * V);
     static_for<Rows>([&](auto i) ARRAYNN_LAMBDA { acc[i][j] = bias; });
   });
-  const T* w = p.weights;
   for (int64_t block = 0; block < p.in_blocks; ++block) {
     int64_t count = block + 1 == p.in_blocks ? p.last : V;
-    for (int64_t t = 0; t < p.tap_count; ++t) {
-      const T* a = p.in + block * p.block_step + p.taps[t];
+    for (int64_t t = 0; t < p.met; ++t) {
+      const T* a = p.in + block * p.block_step + p.taps[t].from;
+      const T* w = p.weights + (block * V * p.tap_count + p.taps[t].order * count) * NV * V;
       auto add = [&](int k) ARRAYNN_LAMBDA {
         vec<T> column[NV];
         static_for<NV>([&](auto j) ARRAYNN_LAMBDA { column[j] = load(w + (k * NV + j) * V); });
@@ -185,10 +195,26 @@ void task_lines(const Gather<T>& g, const Plan<T>& plan, const Place& at, T* to)
   }
 }
 
+// The taps that meet the image in an output row: all, or those copied to `some`. What lies in the padding above or
+// below is nothing but zeros.
+template <class T>
+const DirectTap* taps_of_row(const Gather<T>& g, int64_t slice, int64_t row, const DirectTap* all, DirectTap* some,
+                             int64_t& met) {
+  int64_t z = slice * g.stride.d, y = row * g.stride.h;
+  met = g.tap_count;
+  if (z + g.low.d >= 0 && z + g.high.d < g.size.d && y + g.low.h >= 0 && y + g.high.h < g.size.h) return all;
+  met = 0;
+  for (int64_t t = 0; t < g.tap_count; ++t) {
+    int64_t d = z + g.taps[t].offset.d, h = y + g.taps[t].offset.h;
+    if (d >= 0 && d < g.size.d && h >= 0 && h < g.size.h) some[met++] = all[t];
+  }
+  return some;
+}
+
 // The outputs of a panel of channels.
 template <class T>
-void task_panel(const Gather<T>& g, const Plan<T>& plan, const Place& at, int64_t panel, const int64_t* taps,
-                const T* weights, const T* lines, T* out) {
+void task_panel(const Gather<T>& g, const Plan<T>& plan, const Place& at, int64_t panel, const DirectTap* taps,
+                DirectTap* some, const T* weights, const T* lines, T* out) {
   constexpr int V = lanes<T>;
   int64_t first = panel * panel_channels<T>, channel = at.group * g.out_c + first;
   int columns = static_cast<int>(std::min<int64_t>(panel_channels<T>, g.out_c - first));
@@ -196,19 +222,24 @@ void task_panel(const Gather<T>& g, const Plan<T>& plan, const Place& at, int64_
   T bias[panel_channels<T>] = {};
   if (g.bias) std::copy_n(g.bias + channel, columns, bias);
   int64_t vector_step = plan.rows * plan.out_step();
-  Pixels<T> p{plan.in_blocks, g.in_c - (plan.in_blocks - 1) * V,
-              nullptr,        plan.block_step,
-              g.stride.w * V, taps,
-              g.tap_count,    weights + plan.weights_before(g, at.group, panel),
-              bias,           nullptr,
-              vector_step};
+  Pixels<T> p{};
+  p.in_blocks = plan.in_blocks;
+  p.last = g.in_c - (plan.in_blocks - 1) * V;
+  p.block_step = plan.block_step;
+  p.step = g.stride.w * V;
+  p.tap_count = g.tap_count;
+  p.weights = weights + plan.weights_before(g, at.group, panel);
+  p.bias = bias;
+  p.out_step = vector_step;
   int64_t most = even_part(at.columns, most_pixels(vectors));
-  for (int64_t row = 0; row < at.rows; ++row)
+  for (int64_t row = 0; row < at.rows; ++row) {
+    p.taps = taps_of_row(g, at.slice, at.row + row, taps, some, p.met);
     for (int64_t col = 0; col < at.columns; col += most) {
       p.in = lines + row * g.stride.h * plan.line_step + col * g.stride.w * V;
       p.out = out + row * plan.out_step() + col * V;
       run_tile(static_cast<int>(std::min(most, at.columns - col)), vectors, g.stride.w, p);
     }
+  }
   const Strides& s = g.out_strides;
   T* to = g.out + at.image * s.n + channel * s.c + at.slice * s.d + at.row * s.h + at.column * s.w;
   for (int j = 0; j < columns; j += V)
@@ -221,8 +252,8 @@ void task_panel(const Gather<T>& g, const Plan<T>& plan, const Place& at, int64_
 template <class T>
 int64_t gather_direct_scratch(const Gather<T>& g) {
   Plan<T> plan(g);
-  return round_up(g.tap_count, 64) * 2 + round_up(plan.weights_before(g, g.groups, 0), 64) +
-         plan.worker_elements() * num_threads();
+  return Plan<T>::tap_elements(g) + round_up(plan.weights_before(g, g.groups, 0), 64) +
+         plan.worker_elements(g) * num_threads();
 }
 template int64_t gather_direct_scratch(const Gather<float>&);
 template int64_t gather_direct_scratch(const Gather<double>&);
@@ -231,12 +262,12 @@ template <class T>
 void gather_direct(const Gather<T>& g, T* scratch) {
   constexpr int V = lanes<T>;
   Plan<T> plan(g);
-  int64_t* taps = reinterpret_cast<int64_t*>(scratch);
+  DirectTap* taps = reinterpret_cast<DirectTap*>(scratch);
   for (int64_t t = 0; t < g.tap_count; ++t) {
     const Triple& o = g.taps[t].offset;
-    taps[t] = ((o.d - g.low.d) * plan.in_rows + (o.h - g.low.h)) * plan.line_step + (o.w - g.low.w) * V;
+    taps[t] = {((o.d - g.low.d) * plan.in_rows + (o.h - g.low.h)) * plan.line_step + (o.w - g.low.w) * V, t};
   }
-  T* weights = scratch + round_up(g.tap_count, 64) * 2;
+  T* weights = scratch + plan.tap_elements(g);
   pack_weights(g, plan, weights);
   T* rest = weights + round_up(plan.weights_before(g, g.groups, 0), 64);
   int64_t places = g.batch * g.groups * g.grid.d * plan.row_tasks * plan.column_tasks;
@@ -255,11 +286,12 @@ void gather_direct(const Gather<T>& g, T* scratch) {
     at.image = rest_of;
     at.columns = std::min(plan.columns, g.grid.w - at.column);
     at.rows = std::min(plan.rows, g.grid.h - at.row);
-    T* lines = rest + worker * plan.worker_elements();
+    T* lines = rest + worker * plan.worker_elements(g);
+    DirectTap* some = reinterpret_cast<DirectTap*>(lines + plan.worker_elements(g) - plan.tap_elements(g));
     task_lines(g, plan, at, lines);
     for (int64_t panel = plan.panels * part / plan.panel_tasks; panel < plan.panels * (part + 1) / plan.panel_tasks;
          ++panel)
-      task_panel(g, plan, at, panel, taps, weights, lines, lines + plan.lines());
+      task_panel(g, plan, at, panel, taps, some, weights, lines, lines + plan.lines());
   });
 }
 template void gather_direct(const Gather<float>&, float*);
