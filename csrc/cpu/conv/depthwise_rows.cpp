@@ -32,13 +32,14 @@ ARRAYNN_INLINE vec<T> load_inside(const T* from) {
     return even<T>(load(from), load(from + lanes<T>));
 }
 
-// Zeros in the lanes that are not inside.
+// Zeros in the lanes that are not inside: one or two vectors are read, each with a window of its own.
 template <int S, class T>
-ARRAYNN_INLINE vec<T> load_edge(const T* from, const Window& inside) {
+ARRAYNN_INLINE vec<T> load_edge(const T* from, const Window (&inside)[S]) {
+  vec<T> first = load_range(from, inside[0].lo, inside[0].hi);
   if constexpr (S == 1)
-    return load_range(from, inside.lo, inside.hi);
+    return first;
   else
-    return load_stepped(from, S, inside.lo, inside.hi);
+    return even<T>(first, load_range(from + lanes<T>, inside[1].lo, inside[1].hi));
 }
 
 template <class T, int K, int S, int R, int NV, bool Inside>
@@ -52,11 +53,13 @@ void tile(const RowRun<T>& run, int64_t col) {
     vec<T> weight[K];
     static_for<K>([&](auto r) ARRAYNN_LAMBDA { weight[r] = broadcast<T>(run.weights[r * run.columns + s]); });
     int64_t x = col * S + run.first + s;
-    Window window = Inside ? Window{} : row_window(V, x, S, run.width);
+    Window window[NV][S];
+    if (!Inside)
+      static_for<NV * S>([&](auto i) ARRAYNN_LAMBDA { window[i / S][i % S] = row_window(V, x + i * V, 1, run.width); });
     static_for<(R - 1) * S + K>([&](auto i) ARRAYNN_LAMBDA {
       static_for<NV>([&](auto v) ARRAYNN_LAMBDA {
         const T* from = run.in[i] + x + v * V * S;
-        vec<T> value = Inside ? load_inside<S>(from) : load_edge<S>(from, window);
+        vec<T> value = Inside ? load_inside<S>(from) : load_edge<S>(from, window[v]);
         static_for<R>([&](auto j) ARRAYNN_LAMBDA {
           constexpr int r = i - j * S;
           if constexpr (r >= 0 && r < K) acc[j][v] = fma(weight[r], value, acc[j][v]);
@@ -64,22 +67,24 @@ void tile(const RowRun<T>& run, int64_t col) {
       });
     });
   }
-  int count = static_cast<int>(std::min<int64_t>(V, run.out_width - col));
   static_for<R>([&](auto j) ARRAYNN_LAMBDA {
     static_for<NV>([&](auto v) ARRAYNN_LAMBDA {
       T* to = run.out + j * run.out_step + col + v * V;
-      if (NV > 1 || count == V)
+      int64_t count = run.out_width - col - v * V;
+      if ((NV > 1 && Inside) || count >= V)
         store(to, acc[j][v]);
       else
-        store_first(to, acc[j][v], count);
+        store_first(to, acc[j][v], static_cast<int>(count));
     });
   });
 }
 
-// All columns of R rows; the last vector of a row may overlap the one before it.
+// All columns of R rows; the last vector of a row may overlap the one before it, but where a row is one tile.
 template <class T, int K, int S, int R>
 void rows(const RowRun<T>& run) {
   constexpr int V = lanes<T>;
+  static_assert(tile_vectors == 2);
+  if (run.out_width > V && run.out_width <= tile_vectors * V) return tile<T, K, S, R, tile_vectors, false>(run, 0);
   // A vector at `col` has all its taps inside, with what load_inside reads besides, from `begin` to `end`.
   int64_t begin = run.first < 0 ? ceil_div(-run.first, S) : 0;
   int64_t end = run.width - S * V - (run.first + run.columns - 1);
