@@ -83,6 +83,11 @@ def conv1d(
     ------
     TypeError, ValueError
         An argument is not a floating array, or a shape or an option does not fit.
+
+    Notes
+    -----
+    On the CPU, 3 and 5 taps with stride 1 and enough channels and elements are computed by Winograd's
+    F(4, 3) and F(2, 5); see `conv2d` for what that means.
     """
     result: Array = _core.conv1d(
         input, weight, bias, *_options("conv1d", 1, stride, padding, dilation, groups), out
@@ -132,9 +137,9 @@ def conv2d(
 
     Notes
     -----
-    On the CPU, 3x3 and 5x5 kernels with stride 1 and enough channels and pixels are computed by
-    Winograd's F(4x4, 3x3) and F(2x2, 5x5), gradients too: the error in L2, relative to float64, is below
-    1e-5 in float32, and an infinity or NaN makes more outputs NaN than those that it reaches.
+    On the CPU, 3x3 and 5x5 kernels (and 1x3 and 1x5) with stride 1 and enough channels and pixels are
+    computed by Winograd's F(4x4, 3x3) and F(2x2, 5x5) (F(4, 3) and F(2, 5)), gradients too: the error in
+    L2, relative to float64, is below 1e-5 in float32, and an infinity or NaN makes more outputs NaN than those that it reaches.
     ``ARRAYNN_WINOGRAD=0`` in the environment turns that off.
 
     Examples
