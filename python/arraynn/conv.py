@@ -139,7 +139,8 @@ def conv2d(
     -----
     On the CPU, 3x3 and 5x5 kernels (and 1x3 and 1x5) with stride 1 and enough channels and pixels are
     computed by Winograd's F(4x4, 3x3) and F(2x2, 5x5) (F(4, 3) and F(2, 5)), gradients too: the error in
-    L2, relative to float64, is below 1e-5 in float32, and an infinity or NaN makes more outputs NaN than those that it reaches.
+    L2, relative to float64, is below 1e-5 in float32, and an infinity or NaN makes more outputs NaN than
+    those that it reaches.
     ``ARRAYNN_WINOGRAD=0`` in the environment turns that off.
 
     Examples
