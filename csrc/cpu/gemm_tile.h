@@ -1,4 +1,4 @@
-// How a register tile's sums become part of C. See gemm.h for the notation.
+// What a register tile multiplies, and how its sums become part of C. See gemm.h for the notation.
 #pragma once
 #include "cpu/gemm.h"
 
